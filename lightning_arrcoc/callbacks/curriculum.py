@@ -1,0 +1,81 @@
+"""Harder samples as soon as the easy ones are mastered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+
+class CurriculumAdvance(pl.Callback):
+    """Changes what a run trains on: its training source moves to the next stage when mastered.
+
+    At the end of a training epoch the monitored metric is compared with the threshold; what is
+    reached counts, not how many steps it took. The source is the data module's `train`, any
+    object with `stages` and `stage`; loaders must be rebuilt every epoch.
+
+    =================  =========================================
+    logged             what
+    =================  =========================================
+    curriculum/stage   index of the stage, from 0
+    =================  =========================================
+
+    Args:
+        monitor: a metric that training logs.
+        threshold: the stage is mastered above it.
+
+    Raises:
+        ValueError: the threshold is not a number.
+    """
+
+    def __init__(self, monitor: str = "train/accuracy", threshold: float = 0.9) -> None:
+        if threshold != threshold:
+            raise ValueError("threshold is NaN; expected a value that the metric can exceed.")
+        self.monitor, self.threshold = monitor, threshold
+        self._stage = 0
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(monitor=self.monitor, threshold=self.threshold)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stage": self._stage}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._stage = int(state_dict["stage"])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if trainer.reload_dataloaders_every_n_epochs != 1:
+            raise MisconfigurationException(
+                "CurriculumAdvance changes the training source between epochs, but the Trainer "
+                "keeps its loaders. Set Trainer(reload_dataloaders_every_n_epochs=1)."
+            )
+        if not hasattr(self._source(trainer), "stages"):
+            raise MisconfigurationException(
+                "CurriculumAdvance needs a data module whose `train` has stages; got "
+                f"{type(self._source(trainer)).__name__}. Wrap the sources in a StagedDataset."
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._source(trainer).stage = self._stage
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        source = self._source(trainer)
+        pl_module.log("curriculum/stage", float(self._stage), rank_zero_only=True)
+        reached = trainer.callback_metrics.get(self.monitor)
+        if reached is None:
+            raise MisconfigurationException(
+                f"CurriculumAdvance monitors {self.monitor!r}, which training did not log. There "
+                f"are: {', '.join(sorted(trainer.callback_metrics)) or 'none'}."
+            )
+        if float(reached) > self.threshold and self._stage < len(source.stages) - 1:
+            self._stage += 1
+            source.stage = self._stage
+            rank_zero_info(f"Step {trainer.global_step}: on to stage {self._stage}.")
+
+    def _source(self, trainer: pl.Trainer) -> Any:
+        return getattr(getattr(trainer, "datamodule", None), "train", None)

@@ -1,0 +1,106 @@
+"""Command and configuration -> objects -> Trainer: where everything is put together.
+
+Exit codes: 0 done, 1 a check found something bad or an error of ours, 2 the user can mend it,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import Any
+
+COMMANDS = {
+    "fit": "train ARR-COC, then compare it on the test split and draw what it keeps",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "compare a checkpoint with full, random and downsampled tokens",
+    "predict": "answer a question about a picture (image=... question=...) or the test split",
+}
+USAGE = "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n" + (
+    "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
+)
+
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        sys.exit(0)
+    if not arguments or arguments[0] not in COMMANDS:
+        sys.exit(_fail(_unknown_command(arguments)))
+    sys.exit(run(arguments[0], arguments[1:]))
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run one command under Hydra and give its exit code."""
+    from lightning_arrcoc.config import check_overrides, config_dir
+
+    debug = any(word.lower() in ("debug=true", "++debug=true") for word in arguments)
+    try:
+        arguments = check_overrides(command, arguments)
+    except ValueError as error:
+        if debug:
+            raise
+        return _fail(str(error))
+    import hydra
+
+    code = 0
+
+    def task(config: Any) -> None:
+        nonlocal code
+        _relaunchable(command)
+        code = max(code, _guarded(command, config))
+
+    main_of = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
+    sys.argv = [sys.argv[0], *arguments]
+    main_of(task)()
+    return code
+
+
+def _relaunchable(command: str) -> None:
+    """Make `sys.argv` what starts this very job again: Lightning launches DDP ranks by it.
+
+    In a sweep that is the single job, not the sweep.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = HydraConfig.get()
+    overrides = [str(word) for word in chosen.overrides.task]
+    sweep = str(chosen.mode).endswith("MULTIRUN")
+    rest = overrides if sweep else sys.argv[1:]
+    sys.argv = [sys.argv[0], command, *rest]
+
+
+def _guarded(command: str, config: Any) -> int:
+    """Run a command; what the user can mend becomes one line."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from lightning_arrcoc import commands
+
+    mendable = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+    try:
+        return int(getattr(commands, command)(config))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except mendable as error:
+        if config.get("debug"):
+            raise
+        return _fail(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _unknown_command(arguments: list[str]) -> str:
+    known = ", ".join(COMMANDS)
+    if not arguments:
+        return f"No command; expected one of {known}. Try: python -m lightning_arrcoc fit"
+    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown command {arguments[0]!r}; expected one of {known}.{hint}"
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

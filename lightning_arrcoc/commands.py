@@ -1,0 +1,220 @@
+"""The commands: configuration -> objects -> Trainer. The one place where all parts meet."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+from lightning.pytorch import Trainer, seed_everything
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from lightning_arrcoc.atomic import write_atomically
+from lightning_arrcoc.config import build
+from lightning_arrcoc.contest import results_table
+from lightning_arrcoc.data.collate import Collator
+from lightning_arrcoc.data.datamodule import VqaDataModule
+from lightning_arrcoc.data.images import open_image
+from lightning_arrcoc.data.sample import Sample, Turn
+from lightning_arrcoc.module import ArrCocModule
+from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
+
+
+class Parts(NamedTuple):
+    """What a configuration composes to."""
+
+    module: ArrCocModule
+    datamodule: VqaDataModule
+    trainer: Trainer
+    folder: Path
+
+
+def fit(config: DictConfig) -> int:
+    """Train; then compare on the test split and draw what is kept."""
+    checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt)
+    parts = assemble(config)
+    parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if parts.datamodule.test is not None and not parts.trainer.fast_dev_run:
+        compare(parts, config)
+    return 0
+
+
+def validate(config: DictConfig) -> int:
+    """Measure a checkpoint at the model's own budget."""
+    checkpoint = existing_checkpoint(config.ckpt)
+    parts = assemble(config)
+    found = parts.trainer.validate(
+        parts.module, parts.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
+    )
+    table = Table("measured", "value", title="Validation", title_justify="left")
+    for name, value in found[0].items():
+        table.add_row(name, f"{value:.4f}")
+    say(parts.trainer, table)
+    return 0
+
+
+def test(config: DictConfig) -> int:
+    """Compare a checkpoint with full, random and downsampled tokens."""
+    checkpoint = existing_checkpoint(config.ckpt)
+    compare(assemble(config), config, checkpoint)
+    return 0
+
+
+def predict(config: DictConfig) -> int:
+    """Answer about the user's picture, or about the test split."""
+    checkpoint = existing_checkpoint(config.ckpt)
+    if (config.image is None) != (config.question is None):
+        raise ValueError(
+            "predict needs a picture and a question together: "
+            'image=photo.png question="What is in the picture?"; with neither it takes the test '
+            "split."
+        )
+    if config.image is None:
+        return predict_split(assemble(config), checkpoint)
+    if not config.question.strip():
+        raise ValueError("The question is empty; ask one: question=\"Which digit is red?\".")
+    sample = Sample((open_image(config.image),), (Turn(config.question, ""),))
+    parts = assemble(config)
+    parts.datamodule.test, parts.datamodule.num_workers = [sample], 0
+    found = parts.trainer.predict(
+        parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
+    )[0][0]
+    allocation = found["allocation"]
+    answered = Answered(sample.images[0], config.question, found["answer"], None, allocation)
+    picture = parts.folder / "prediction.png"
+    save_figure(draw_answers([answered], "Bright cells are kept, dark ones dropped"), picture)
+    print(f"answer:  {found['answer']}")
+    print(f"tokens:  {len(allocation.levels)} of {allocation.relevance.numel()}")
+    print(f"picture: {picture}")
+    return 0
+
+
+def predict_split(parts: Parts, checkpoint: str) -> int:
+    """Write an answer a line for the whole test split."""
+    batches = parts.trainer.predict(
+        parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
+    )
+    lines = [
+        json.dumps(
+            {
+                "answer": item["answer"],
+                "truth": item["truth"],
+                "tokens": len(item["allocation"].levels),
+                "of": item["allocation"].relevance.numel(),
+            }
+        )
+        for batch in batches or []
+        for item in batch
+    ]
+    target = parts.folder / "predictions.jsonl"
+    write_atomically(target, lambda file: file.write("\n".join([*lines, ""]).encode()))
+    say(parts.trainer, f"{len(lines)} answers: {target}")
+    return 0
+
+
+# --------------------------------------------------------------------------------- parts
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Make everything that the configuration names."""
+    quiet_known_noise()
+    seed_everything(config.seed, workers=True, verbose=False)
+    model = build(config.model)
+    module = build(config.training, model=model)
+    callbacks = [build(part) for part in (config.get("callbacks") or {}).values()]
+    logger = build(config.logger) if config.get("logger") else False
+    trainer = build(config.trainer, callbacks=callbacks, logger=logger)
+    if trainer.logger:
+        trainer.logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    return Parts(module, build(config.data), trainer, Path(trainer.default_root_dir))
+
+
+def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> None:
+    """Run the contest on the test split: one table, one results.json, one picture."""
+    parts.trainer.test(
+        parts.module, parts.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
+    )
+    contest = parts.module.contest
+    results = contest.results()
+    if not parts.trainer.is_global_zero:
+        return
+    say(parts.trainer, results_table(results, contest.budgets))
+    rows = {name: [r._asdict() for r in row] for name, row in results.items()}
+    record = {"budgets": contest.budgets, "exact_match": rows}
+    write_atomically(
+        parts.folder / "results.json", lambda file: file.write(json.dumps(record, indent=1).encode())
+    )
+    if config.picture_samples:
+        picture = parts.folder / "kept.png"
+        save_figure(draw_samples(parts, config.picture_samples), picture)
+        say(parts.trainer, f"picture: {picture}")
+
+
+def draw_samples(parts: Parts, count: int) -> Figure:
+    """A sheet of the first test samples as the trained model sees and answers them."""
+    source, model = parts.datamodule.test, parts.module.model
+    samples = [source[i] for i in range(min(count, len(source)))]
+    batch = Collator(parts.datamodule.processor, for_measuring=True)(samples)
+    batch = parts.module.transfer_batch_to_device(batch, parts.module.device, 0)
+    with torch.inference_mode():
+        found = parts.module.predict_step(batch, 0)
+    answered = [
+        Answered(s.images[0], s.turns[-1].question, f["answer"], f["truth"], f["allocation"])
+        for s, f in zip(samples, found, strict=True)
+    ]
+    share = model.budget if isinstance(model.budget, int) else f"{model.budget:.0%} of the"
+    return draw_answers(
+        answered, f"ARR-COC keeps {share} visual tokens: bright cells are kept, dark ones dropped"
+    )
+
+
+def existing_checkpoint(path: str | None) -> str:
+    """The path itself, once it is sure that a checkpoint lies there.
+
+    Raises:
+        ValueError: none was named, it is a URL, or the file is no checkpoint.
+        FileNotFoundError: there is no such file.
+    """
+    if path is None:
+        raise ValueError(
+            "No checkpoint was named; expected ckpt=outputs/fit/.../checkpoints/last.ckpt, as "
+            "`python -m lightning_arrcoc fit` writes it."
+        )
+    if "://" in path:
+        raise ValueError(f"ckpt={path} is a URL; download it first and name the file.")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No checkpoint at {path!r}; expected a file made by fit.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path!r} is damaged or no checkpoint ({reason}). Choose another, for instance "
+            "last.ckpt of the same run."
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{path!r} holds no state_dict; expected a checkpoint made by fit.")
+    return path
+
+
+def say(trainer: Trainer, what: object) -> None:
+    """Print once, not once a rank."""
+    if trainer.is_global_zero:
+        Console().print(what, soft_wrap=isinstance(what, str))
+
+
+def quiet_known_noise() -> None:
+    """Hide messages that the user can do nothing about."""
+    for message in (
+        r"Found \d+ module\(s\) in eval mode",  # the frozen backbone, on purpose
+        r".*isinstance\(treespec, LeafSpec\).*",  # inside Lightning, under torch >= 2.12
+        r"The '\w+_dataloader' does not have many workers",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,62 @@
+"""Samples -> a batch for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from lightning_arrcoc.data.sample import Sample
+
+Encode = Callable[[Sequence[Any]], dict[str, Tensor]]
+
+
+class Batch(TypedDict):
+    """What the loaders yield.
+
+    Attributes:
+        inputs: conversations with their answers, as the model's forward takes them.
+        prompts: the same without the last answer, as generate takes them; only for measuring.
+        answers: the last answers, in words.
+        families: kinds of question.
+    """
+
+    inputs: dict[str, Tensor]
+    prompts: dict[str, Tensor]
+    answers: list[str]
+    families: list[str]
+
+
+class Collator:
+    """Encodes samples with the backbone's own processor.
+
+    Args:
+        processor: a `ChatProcessor`, or anything that is called like one.
+        for_measuring: also prepare prompts to generate from.
+    """
+
+    def __init__(self, processor: Encode, *, for_measuring: bool) -> None:
+        self.processor = processor
+        self.for_measuring = for_measuring
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        prompts: dict[str, Tensor] = {}
+        if self.for_measuring:
+            prompts = self.processor([conversation(sample, answered=False) for sample in samples])
+        return Batch(
+            inputs=self.processor([conversation(sample, answered=True) for sample in samples]),
+            prompts=prompts,
+            answers=[sample.turns[-1].answer for sample in samples],
+            families=[sample.family for sample in samples],
+        )
+
+
+def conversation(sample: Sample, *, answered: bool) -> dict[str, Any]:
+    """The sample as a processor reads it, with or without its last answer."""
+    answers = [turn.answer for turn in sample.turns]
+    return {
+        "images": sample.images,
+        "questions": [turn.question for turn in sample.turns],
+        "answers": answers if answered else answers[:-1],
+    }

@@ -1,0 +1,105 @@
+"""Loaders over any source of visual questions."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_arrcoc.data.collate import Batch, Collator, Encode
+from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.data.staged import StagedDataset
+
+MOST_WORKERS = 8
+
+
+class VqaDataModule(pl.LightningDataModule):
+    """Feeds visual questions to a model, encoded by that model's own processor.
+
+    Args:
+        train, val, test: sources: data sets of `Sample`. None where a command does not need it.
+        batch_size: samples a training step and device.
+        val_batch_size: the same for measuring, which needs less memory; None takes `batch_size`.
+        num_workers: loader processes; None takes one a core, at most 8.
+        processor: encodes conversations; None takes the `processor` of the model being trained.
+
+    Raises:
+        ValueError: a batch size below one or a negative number of workers.
+    """
+
+    def __init__(
+        self,
+        train: Dataset[Sample] | None = None,
+        val: Dataset[Sample] | None = None,
+        test: Dataset[Sample] | None = None,
+        *,
+        batch_size: int = 32,
+        val_batch_size: int | None = None,
+        num_workers: int | None = None,
+        processor: Encode | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (val_batch_size is not None and val_batch_size < 1):
+            raise ValueError(f"batch_size={batch_size}, val_batch_size={val_batch_size}: must be >= 1.")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"num_workers={num_workers}; expected 0 or more, or null for one a core.")
+        self.train, self.val, self.test = train, val, test
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.num_workers = _cores() if num_workers is None else num_workers
+        self._processor = processor
+
+    @property
+    def processor(self) -> Encode:
+        """What encodes conversations.
+
+        Raises:
+            MisconfigurationException: none was given and the model has none.
+        """
+        if self._processor is not None:
+            return self._processor
+        module = self.trainer.lightning_module if self.trainer else None
+        processor: Encode | None = getattr(module, "processor", None)
+        if processor is None:
+            raise MisconfigurationException(
+                "VqaDataModule has no processor, and the LightningModule offers none. Pass "
+                "VqaDataModule(processor=...) or give the module a `processor` attribute."
+            )
+        return processor
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("train", self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("val", self.val, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("test", self.test, shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("test", self.test, shuffle=False)
+
+    def _loader(
+        self, split: str, source: Dataset[Sample] | None, *, shuffle: bool
+    ) -> DataLoader[Batch]:
+        if source is None:
+            raise MisconfigurationException(f"VqaDataModule was given no {split} source.")
+        options: dict[str, Any] = {"num_workers": self.num_workers}
+        if self.num_workers:
+            options["prefetch_factor"] = 2
+            options["persistent_workers"] = not isinstance(source, StagedDataset)
+        return DataLoader(
+            source,
+            batch_size=self.batch_size if shuffle else self.val_batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle and len(source) >= self.batch_size,  # type: ignore[arg-type]
+            collate_fn=Collator(self.processor, for_measuring=not shuffle),
+            **options,
+        )
+
+
+def _cores() -> int:
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

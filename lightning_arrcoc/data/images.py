@@ -1,0 +1,45 @@
+"""Opening pictures from outside, safely."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_PIXELS = 64_000_000  # chosen by us: an 8000x8000 picture; 192 MB once decoded
+
+
+def open_image(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """Read a picture as RGB, turned as its EXIF says.
+
+    Args:
+        path: a PNG, JPEG or WebP file.
+        most_pixels: refuse larger ones before they are decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of these formats, damaged, or too large.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No picture {str(path)!r}; expected a file.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                width, height = picture.size
+                if width * height > most_pixels:
+                    raise ValueError(
+                        f"{str(path)!r} has {width}x{height} pixels; expected at most "
+                        f"{most_pixels}. Make it smaller first."
+                    )
+                picture.load()
+                return ImageOps.exif_transpose(picture).convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{str(path)!r} is too large: {error}") from error
+    except (OSError, SyntaxError) as error:  # PIL tells a broken PNG by SyntaxError
+        raise ValueError(
+            f"{str(path)!r} cannot be read as {', '.join(FORMATS)}: {error}. Save it anew in one "
+            "of these formats."
+        ) from error

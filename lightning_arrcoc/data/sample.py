@@ -1,0 +1,40 @@
+"""One visual question: what every source yields and the collator consumes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from PIL import Image
+
+
+class Turn(NamedTuple):
+    """A question and its accepted answer."""
+
+    question: str
+    answer: str
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the image; right and bottom are exclusive."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Sample(NamedTuple):
+    """Images and the turns asked about them, in order.
+
+    Attributes:
+        images: RGB pictures, shown before the first question.
+        turns: one or more questions with their answers.
+        family: the kind of the first question, a row of the result tables.
+        evidence: where the first answer can be read off the first image; known for synthetic
+            images only, and seen by nothing but the oracle selector and pictures.
+    """
+
+    images: tuple[Image.Image, ...]
+    turns: tuple[Turn, ...]
+    family: str = "all"
+    evidence: tuple[Box, ...] = ()

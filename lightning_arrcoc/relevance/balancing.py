@@ -1,0 +1,121 @@
+"""Step 3: score maps and context -> three tensions, and one relevance map.
+
+The tensions lie in [0, 1]:
+
+* exploit (1) against explore (0): the question's match against what the image itself offers.
+* compress (1) against particularize (0): many coarse tokens against few fine ones.
+* focus (1) against diversify (0): whether look-alikes of a chosen cell stay as attractive.
+
+Exploit acts here. Compress and focus are read by an allocator that has levels and look-alikes to
+decide on; one that keeps the top cells of a single level has neither.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_arrcoc.relevance.knowing import masked_mean, zeroed
+
+TENSIONS = ("exploit", "compress", "focus")
+START = (0.5, 0.5, 0.5)
+
+
+class FixedTensions(nn.Module):
+    """The same tensions for every image and question.
+
+    Args:
+        exploit, compress, focus: each in [0, 1].
+
+    Raises:
+        ValueError: one lies outside.
+    """
+
+    values: Tensor
+
+    def __init__(
+        self, exploit: float = START[0], compress: float = START[1], focus: float = START[2]
+    ) -> None:
+        super().__init__()
+        for name, value in zip(TENSIONS, (exploit, compress, focus), strict=True):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}; a tension lies in 0 to 1.")
+        self.register_buffer("values", torch.tensor([exploit, compress, focus]))
+
+    def forward(
+        self, logits_ISHW: Tensor, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor
+    ) -> Tensor:
+        """Tensions ``(I, T)``, fp32."""
+        return self.values.float().expand(len(logits_ISHW), -1)
+
+
+class AdaptiveTensions(nn.Module):
+    """Tensions chosen for each image and question by a small network, in fp32.
+
+    It sees the mean question token, statistics of each score map (mean, maximum, standard
+    deviation, means of the four quadrants) and the mean texture. It starts at 0.5 each.
+
+    Args:
+        query_dim: width of the question's token embeddings.
+        channels: number of texture channels.
+        width: hidden units.
+    """
+
+    STATISTICS = 7
+
+    def __init__(self, query_dim: int, channels: int, width: int = 64) -> None:
+        super().__init__()
+        seen = query_dim + 3 * self.STATISTICS + channels
+        self.norm = nn.LayerNorm(query_dim)
+        self.policy_net = nn.Sequential(
+            nn.Linear(seen, width), nn.GELU(), zeroed(nn.Linear(width, len(TENSIONS)))
+        )
+
+    def forward(
+        self, logits_ISHW: Tensor, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor
+    ) -> Tensor:
+        """Tensions ``(I, T)``, fp32."""
+        with torch.autocast(logits_ISHW.device.type, enabled=False):
+            seen = torch.cat(
+                [
+                    masked_mean(self.norm(query_ILD.float()), mask_IL),
+                    statistics(logits_ISHW.float().sigmoid()).flatten(1),
+                    textures_ICHW.float().mean((2, 3)),
+                ],
+                dim=-1,
+            )
+            tensions: Tensor = self.policy_net(seen).sigmoid()
+        return tensions
+
+
+def statistics(scores_ISHW: Tensor) -> Tensor:
+    """Mean, maximum, standard deviation and quadrant means of each map: ``(I, S, 7)``.
+
+    A map one cell high or wide has its single row or column in both halves.
+    """
+    rows, columns = scores_ISHW.shape[-2:]
+    upper, lower = scores_ISHW[..., : -(-rows // 2), :], scores_ISHW[..., rows // 2 :, :]
+    middle = columns // 2
+    quadrants = [
+        part.mean((-2, -1))
+        for half in (upper, lower)
+        for part in (half[..., : columns - middle], half[..., middle:])
+    ]
+    flat = scores_ISHW.flatten(2)
+    whole = [flat.mean(-1), flat.amax(-1), flat.std(-1, correction=0)]
+    return torch.stack(whole + quadrants, dim=-1)
+
+
+def balance(logits_ISHW: Tensor, tensions_IT: Tensor) -> Tensor:
+    """One relevance map from three score maps, as logits ``(I, H, W)``.
+
+    Exploit weighs the question's match against the mean of the two others. Opinions are pooled
+    in log-odds, where a confident scorer outweighs an undecided one.
+
+    Source: C. Genest, J. Zidek, "Combining probability distributions", Statistical Science 1986,
+    section 3 (logarithmic opinion pool). Departure: the weights add up to 2, so that two scorers
+    that agree are surer than each alone.
+    """
+    information, perspectival, participatory = logits_ISHW.unbind(1)
+    exploit = tensions_IT[:, 0, None, None].to(logits_ISHW.dtype)
+    return 2 * (exploit * participatory + (1 - exploit) * (information + perspectival) / 2)

@@ -1,0 +1,72 @@
+"""Other ways to choose tokens, behind the realizer's interface, to be measured against."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from lightning_arrcoc.relevance.allocation import TokenAllocator
+from lightning_arrcoc.relevance.realizer import Realization
+from lightning_arrcoc.relevance.textures import CELL_PX
+
+
+class Baseline(nn.Module, ABC):
+    """A selector that learns nothing: called like `RelevanceRealizer`, answers like it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocator = TokenAllocator()
+
+    def forward(
+        self,
+        images_I3hw: Tensor | None,
+        query_ILD: Tensor,
+        mask_IL: Tensor,
+        textures_ICHW: Tensor | None = None,
+    ) -> Realization:
+        """As `RelevanceRealizer.forward`; scores are the relevance three times."""
+        if textures_ICHW is not None:
+            size = textures_ICHW.shape[-2:]
+        elif images_I3hw is not None:
+            size = torch.Size(side // CELL_PX for side in images_I3hw.shape[-2:])
+        else:
+            raise ValueError("Neither images nor textures were given.")
+        logits = self.relevance_logit(len(query_ILD), *size, images_I3hw).to(query_ILD.device)
+        maps = logits[:, None]
+        return Realization(
+            maps, maps.sigmoid().expand(-1, 3, -1, -1), logits.new_full((len(logits), 3), 0.5), logits
+        )
+
+    @abstractmethod
+    def relevance_logit(
+        self, count: int, rows: int, columns: int, images_I3hw: Tensor | None
+    ) -> Tensor:
+        """Log-odds of relevance ``(I, H, W)``, fp32."""
+
+
+class Everything(Baseline):
+    """Every cell alike; with a budget of 1.0 it is the stock model at no cost."""
+
+    def relevance_logit(
+        self, count: int, rows: int, columns: int, images_I3hw: Tensor | None
+    ) -> Tensor:
+        return torch.zeros(count, rows, columns)
+
+
+class RandomCells(Baseline):
+    """A uniformly random choice, drawn anew for each image from a generator of its own.
+
+    Args:
+        seed: two selectors with one seed choose alike, call by call.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def relevance_logit(
+        self, count: int, rows: int, columns: int, images_I3hw: Tensor | None
+    ) -> Tensor:
+        return torch.randn(count, rows, columns, generator=self.generator)

@@ -1,0 +1,160 @@
+"""Step 2: textures and question -> three score maps, one for each way of knowing a cell.
+
+Each scorer answers with logits ``(I, H, W)``; the score is their sigmoid, in [0, 1]. A scorer is a
+closed-form prior plus a learned residual whose last layer starts at zero, so that the first step
+already chooses sensibly.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_arrcoc.relevance.textures import CORE, Channel, channel_index
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+# A prior of exactly 0 or 1 could never be outweighed by what is learned.
+PRIOR_MARGIN = 0.01
+
+
+class InformationScorer(nn.Module):
+    """Propositional knowing: how much there is to say about a cell, whoever asks.
+
+    Prior: mean of the detail channels that the table has (entropy, contrast, high_pass).
+    """
+
+    DETAIL = ("entropy", "contrast", "high_pass")
+
+    def __init__(self, channels: tuple[Channel, ...], width: int = 256) -> None:
+        super().__init__()
+        names = [channel.name for channel in channels]
+        self.detail = [names.index(name) for name in self.DETAIL if name in names]
+        self.residual = nn.Sequential(
+            nn.Linear(len(channels), width), nn.GELU(), zeroed(nn.Linear(width, 1))
+        )
+
+    def forward(self, textures_ICHW: Tensor) -> Tensor:
+        prior = textures_ICHW[:, self.detail].mean(1)
+        return prior_logit(prior) + self.residual(textures_ICHW.movedim(1, -1))[..., 0]
+
+
+class PerspectivalScorer(nn.Module):
+    """Perspectival knowing: what stands out from where the viewer stands.
+
+    Prior: saliency x (1 - 0.5 eccentricity), a foveal weight.
+    """
+
+    def __init__(self, channels: tuple[Channel, ...], width: int = 32) -> None:
+        super().__init__()
+        self.saliency = channel_index(channels, "saliency")
+        self.eccentricity = channel_index(channels, "eccentricity")
+        self.residual = nn.Sequential(
+            nn.Conv2d(len(channels), width, 3, padding=1),
+            nn.GELU(),
+            zeroed(nn.Conv2d(width, 1, 1)),
+        )
+
+    def forward(self, textures_ICHW: Tensor) -> Tensor:
+        foveal = 1 - 0.5 * textures_ICHW[:, self.eccentricity]
+        prior = textures_ICHW[:, self.saliency] * foveal
+        return prior_logit(prior) + self.residual(textures_ICHW)[:, 0]
+
+
+class ParticipatoryScorer(nn.Module):
+    """Participatory knowing: how well a cell answers to the question.
+
+    Late interaction: each cell takes its best match over the question's tokens, weighted by
+    learned token importance. Tokens are put in context by the question's mean, so that "top"
+    and "left" can mean a corner together. There is no prior: nothing in closed form relates the
+    word "red" to the colour, so the untrained score is 0.5 everywhere.
+
+    Source: O. Khattab, M. Zaharia, "ColBERT: Efficient and effective passage search via
+    contextualized late interaction over BERT", SIGIR 2020, section 3.3. Departures: the maximum
+    is over question tokens for each cell, not over cells for each token; learned importance.
+    """
+
+    def __init__(
+        self, channels: tuple[Channel, ...], query_dim: int, width: int = 128, dim: int = 64
+    ) -> None:
+        super().__init__()
+        self.cells = nn.Sequential(
+            nn.Conv2d(len(channels), width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 1),
+            nn.GELU(),
+            zeroed(nn.Conv2d(width, dim + 1, 1)),
+        )
+        self.norm = nn.LayerNorm(query_dim)
+        self.tokens = nn.Sequential(
+            nn.Linear(2 * query_dim, width), nn.GELU(), nn.Linear(width, dim + 1)
+        )
+        self.dim = dim
+
+    def forward(self, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor) -> Tensor:
+        cells_IDN = self.cells(textures_ICHW).flatten(2)
+        cells_IDN, regardless_IN = cells_IDN[:, :-1], cells_IDN[:, -1]
+        query_ILD = self.norm(query_ILD)
+        context_I1D = masked_mean(query_ILD, mask_IL)[:, None].expand_as(query_ILD)
+        tokens_ILD = self.tokens(torch.cat([query_ILD, context_I1D], -1))
+        importance_IL = tokens_ILD[..., -1].masked_fill(~mask_IL, -torch.inf).softmax(-1)
+        match_ILN = tokens_ILD[..., :-1] @ cells_IDN * self.dim**-0.5
+        match_ILN = importance_IL[..., None] * mask_IL.sum(-1)[:, None, None] * match_ILN
+        best_IN = match_ILN.masked_fill(~mask_IL[..., None], -torch.inf).amax(1)
+        return (best_IN + regardless_IN).unflatten(-1, textures_ICHW.shape[-2:])
+
+
+class Knowing(nn.Module):
+    """The three scorers side by side.
+
+    Args:
+        query_dim: width of the question's token embeddings.
+        channels: the texture table that the cells are described by.
+    """
+
+    NAMES = ("information", "perspectival", "participatory")
+
+    def __init__(self, query_dim: int, channels: tuple[Channel, ...] = CORE) -> None:
+        super().__init__()
+        self.info_scorer = InformationScorer(channels)
+        self.persp_scorer = PerspectivalScorer(channels)
+        self.partic_scorer = ParticipatoryScorer(channels, query_dim)
+
+    def forward(self, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor) -> Tensor:
+        """Score every cell.
+
+        Args:
+            textures_ICHW: as the texture generator gives them.
+            query_ILD: token embeddings; at least one token of each question is real.
+            mask_IL: True at the real tokens.
+
+        Returns:
+            Logits ``(I, S, H, W)``, S in the order of `NAMES`.
+        """
+        logits = (
+            self.info_scorer(textures_ICHW),
+            self.persp_scorer(textures_ICHW),
+            self.partic_scorer(textures_ICHW, query_ILD, mask_IL),
+        )
+        return torch.stack(logits, dim=1)
+
+
+def prior_logit(prior: Tensor) -> Tensor:
+    """Log-odds of a value in [0, 1], kept finite."""
+    return torch.logit(prior.clamp(PRIOR_MARGIN, 1 - PRIOR_MARGIN))
+
+
+def masked_mean(values_ILD: Tensor, mask_IL: Tensor) -> Tensor:
+    """Mean over the tokens that the mask marks: ``(I, D)``."""
+    weight = F.normalize(mask_IL.to(values_ILD.dtype), p=1, dim=-1)
+    return torch.einsum("il,ild->id", weight, values_ILD)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """A layer that starts by answering zero."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

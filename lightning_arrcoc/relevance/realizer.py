@@ -1,0 +1,117 @@
+"""The four steps in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_arrcoc.relevance.allocation import TokenAllocator
+from lightning_arrcoc.relevance.balancing import AdaptiveTensions, balance
+from lightning_arrcoc.relevance.knowing import Knowing
+from lightning_arrcoc.relevance.textures import TextureGenerator
+
+
+class Realization(NamedTuple):
+    """What was found relevant in images of one size, and why.
+
+    Attributes:
+        textures: ``(I, C, H, W)``.
+        scores: information, perspectival, participatory ``(I, 3, H, W)`` in [0, 1].
+        tensions: exploit, compress, focus ``(I, 3)`` in [0, 1], fp32.
+        relevance_logit: log-odds of the relevance ``(I, H, W)``, fp32.
+    """
+
+    textures: Tensor
+    scores: Tensor
+    tensions: Tensor
+    relevance_logit: Tensor
+
+    @property
+    def relevance(self) -> Tensor:
+        """``(I, H, W)`` in [0, 1]."""
+        return self.relevance_logit.sigmoid()
+
+
+class RelevanceRealizer(nn.Module):
+    """Image and question -> relevance of each cell; then relevance -> tokens.
+
+    Args:
+        texture: image -> textures; offers `out_channels`.
+        knowing: textures and question -> three logit maps.
+        balancer: logit maps and context -> tensions.
+        allocator: relevance of a sample's images -> their allocations.
+        query_dim: width of the question's token embeddings.
+    """
+
+    def __init__(
+        self,
+        texture: nn.Module,
+        knowing: nn.Module,
+        balancer: nn.Module,
+        allocator: TokenAllocator,
+        query_dim: int,
+    ) -> None:
+        super().__init__()
+        self.texture = texture
+        self.knowing = knowing
+        self.balancer = balancer
+        self.allocator = allocator
+        self.null_query = nn.Parameter(torch.randn(query_dim))
+
+    def forward(
+        self,
+        images_I3hw: Tensor | None,
+        query_ILD: Tensor,
+        mask_IL: Tensor,
+        textures_ICHW: Tensor | None = None,
+    ) -> Realization:
+        """Find what is relevant in images of one size.
+
+        Args:
+            images_I3hw: RGB in [0, 1]; may be None where `textures_ICHW` is given.
+            query_ILD: embeddings of each image's question.
+            mask_IL: True at the question's own tokens. A row without any asks the learned null
+                query: relevance regardless of the question.
+            textures_ICHW: textures made before, instead of measuring the images.
+        """
+        if textures_ICHW is None:
+            textures_ICHW = self.texture(images_I3hw)
+        query_ILD, mask_IL = self._with_null(query_ILD.float(), mask_IL)
+        logits_ISHW = self.knowing(textures_ICHW.float(), query_ILD, mask_IL).float()
+        tensions_IT = self.balancer(logits_ISHW, textures_ICHW, query_ILD, mask_IL)
+        return Realization(
+            textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, balance(logits_ISHW, tensions_IT)
+        )
+
+    def _with_null(self, query_ILD: Tensor, mask_IL: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the null query before each question; it is heard only where nothing was asked."""
+        null = self.null_query.float().expand(len(query_ILD), 1, -1)
+        nothing = ~mask_IL.any(-1, keepdim=True)
+        return torch.cat([null, query_ILD], 1), torch.cat([nothing, mask_IL], 1)
+
+
+def build_realizer(
+    query_dim: int,
+    texture: TextureGenerator | None = None,
+    knowing: nn.Module | Callable[..., nn.Module] = Knowing,
+    balancer: nn.Module | Callable[..., nn.Module] = AdaptiveTensions,
+    allocator: TokenAllocator | None = None,
+) -> RelevanceRealizer:
+    """Fit the parts to one backbone.
+
+    Args:
+        query_dim: width of the backbone's token embeddings.
+        texture: None takes the core channels.
+        knowing: a module, or what makes one from `query_dim` and the texture's `channels` table.
+        balancer: a module, or what makes one from `query_dim` and the number of `channels`.
+        allocator: None takes a top-K allocator with its default budget.
+    """
+    texture = texture or TextureGenerator()
+    if not isinstance(knowing, nn.Module):
+        knowing = knowing(query_dim=query_dim, channels=texture.channels)
+    if not isinstance(balancer, nn.Module):
+        balancer = balancer(query_dim=query_dim, channels=texture.out_channels)
+    return RelevanceRealizer(texture, knowing, balancer, allocator or TokenAllocator(), query_dim)

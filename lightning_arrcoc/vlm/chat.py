@@ -1,0 +1,171 @@
+"""Conversations about images -> the tensors Qwen3-VL reads, with answers and questions marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
+IGNORED_LABEL = -100
+
+
+class Conversation(TypedDict):
+    """Images, then questions and answers in turn; the last answer may be missing."""
+
+    images: Sequence[Image.Image]
+    questions: Sequence[str]
+    answers: Sequence[str]
+
+
+class ChatProcessor:
+    """Tokenizer, chat template and image processor of a Qwen3-VL, without its video part.
+
+    transformers' own ``Qwen3VLProcessor`` wants torchvision for video; this one needs only PIL.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        image_processor: cuts images into patches in merge-block order.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, image_processor: Qwen2VLImageProcessorPil
+    ) -> None:
+        if tokenizer.chat_template is None:
+            raise ValueError("The tokenizer has no chat template; use a Qwen3-VL-Instruct folder.")
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.merge_size = int(image_processor.merge_size)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> ChatProcessor:
+        """Load from a folder or hub id; pixel limits override those stored there."""
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        images = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        size = dict(images.size)
+        if min_pixels is not None:
+            size["shortest_edge"] = min_pixels
+        if max_pixels is not None:
+            size["longest_edge"] = max_pixels
+        images.size = size
+        return cls(tokenizer, images)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+    def __call__(
+        self, conversations: Sequence[Conversation], *, padding_side: str = "left"
+    ) -> dict[str, Tensor]:
+        """Encode a batch.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, ``labels`` (answers and their end-of-turn; -100
+            elsewhere) and ``query_mask`` (tokens of the question being asked: the only one, or
+            the last of a prompt; several answered ones ask no single question), each ``(B, L)`` int64 or
+            bool; and, where there are images, ``pixel_values (patches, 1536)`` and
+            ``image_grid_thw (I, 3)`` in patches.
+        """
+        patches: list[Tensor] = []
+        grids: list[Tensor] = []
+        rows: list[dict[str, list[int]]] = []
+        for conversation in conversations:
+            counts: list[int] = []
+            for image in conversation["images"]:
+                encoded = self.image_processor(images=[image], return_tensors="pt")
+                patches.append(encoded["pixel_values"])
+                grids.append(encoded["image_grid_thw"])
+                counts.append(int(grids[-1].prod()) // self.merge_size**2)
+            rows.append(self._tokenize(conversation, counts))
+        batch = _pad(rows, int(self.tokenizer.pad_token_id), padding_side)
+        if patches:
+            batch["pixel_values"] = torch.cat(patches)
+            batch["image_grid_thw"] = torch.cat(grids)
+        return batch
+
+    def _tokenize(self, conversation: Conversation, counts: list[int]) -> dict[str, list[int]]:
+        """Token ids of one conversation with a label and a query flag each."""
+        messages: list[dict[str, Any]] = []
+        answer_spans: list[tuple[int, int]] = []
+        question_span = (0, 0)
+        answers = list(conversation["answers"])
+        text = ""
+        for turn, question in enumerate(conversation["questions"]):
+            images = conversation["images"] if turn == 0 else ()
+            content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
+            messages.append({"role": "user", "content": content})
+            before = len(text)
+            text = self._render(messages, before=text, generate=True)
+            start = text.index(question, before) if question else before
+            question_span = (start, start + len(question))
+            if turn < len(answers):
+                messages.append({"role": "assistant", "content": answers[turn]})
+                before = len(text)
+                text = self._render(messages, before=text, generate=False)
+                answer_spans.append((before, len(text.rstrip("\n"))))
+        encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        labels = [
+            token if any(_within(offset, span) for span in answer_spans) else IGNORED_LABEL
+            for token, offset in zip(ids, offsets, strict=True)
+        ]
+        if 1 < len(conversation["questions"]) == len(answers):
+            question_span = (0, 0)
+        query = [int(_within(offset, question_span)) for offset in offsets]
+        return self._expand_images({"input_ids": ids, "labels": labels, "query_mask": query}, counts)
+
+    def _render(self, messages: list[dict[str, Any]], *, before: str, generate: bool) -> str:
+        text = str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generate
+            )
+        )
+        if not text.startswith(before):
+            raise ValueError(
+                "This chat template rewrites earlier turns, so answers cannot be located for the "
+                "loss. Use the template of a Qwen3-VL-Instruct model."
+            )
+        return text
+
+    def _expand_images(self, row: dict[str, list[int]], counts: list[int]) -> dict[str, list[int]]:
+        """Repeat each image placeholder once per merged token of its image."""
+        image_token = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        placeholders = [i for i, token in enumerate(row["input_ids"]) if token == image_token]
+        if len(placeholders) != len(counts):
+            raise ValueError(
+                f"{len(placeholders)} image placeholders for {len(counts)} images. Questions must "
+                f"not contain {IMAGE_TOKEN!r}."
+            )
+        for position, count in zip(reversed(placeholders), reversed(counts), strict=True):
+            for values in row.values():
+                values[position : position + 1] = [values[position]] * count
+        return row
+
+
+def _within(offset: tuple[int, int], span: tuple[int, int]) -> bool:
+    return span[0] <= offset[0] < offset[1] <= span[1]
+
+
+def _pad(rows: list[dict[str, list[int]]], pad_token: int, side: str) -> dict[str, Tensor]:
+    if side not in ("left", "right"):
+        raise ValueError(f"padding_side={side!r}; choose 'left' or 'right'.")
+    fill = {"input_ids": pad_token, "labels": IGNORED_LABEL, "query_mask": 0, "attention_mask": 0}
+    for row in rows:
+        row["attention_mask"] = [1] * len(row["input_ids"])
+    length = max(len(row["input_ids"]) for row in rows)
+    batch: dict[str, Tensor] = {}
+    for key, value in fill.items():
+        padding = [[value] * (length - len(row[key])) for row in rows]
+        pairs = zip(padding, (row[key] for row in rows), strict=True)
+        joined = [p + v if side == "left" else v + p for p, v in pairs]
+        batch[key] = torch.tensor(joined)
+    batch["query_mask"] = batch["query_mask"].bool()
+    return batch

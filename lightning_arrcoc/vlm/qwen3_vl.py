@@ -1,0 +1,354 @@
+"""Stock Qwen3-VL that spends visual tokens where they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen3VLForConditionalGeneration
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
+
+from lightning_arrcoc.relevance import Allocation, RelevanceRealizer, build_realizer
+from lightning_arrcoc.relevance.allocation import check_budget
+from lightning_arrcoc.vlm.chat import ChatProcessor
+from lightning_arrcoc.vlm.loading import load_backbone, locate, require_transformers
+from lightning_arrcoc.vlm.selection import Selection, VisualBatch, select_tokens
+from lightning_arrcoc.vlm.sequence import PrunedSequence, biased_causal_mask, prune_sequence
+from lightning_arrcoc.vlm.vision import (
+    PixelScale,
+    VisualTokens,
+    cell_counts,
+    encode_after,
+    encode_all,
+    encode_before,
+)
+
+Select = Literal["before_vision", "after_vision"]
+
+
+@dataclass
+class ArrCocOutput(CausalLMOutputWithPast):
+    """transformers' output with what was kept beside it.
+
+    Attributes:
+        logits: ``(B, L', vocabulary)`` over the pruned sequence.
+        allocation: one for each image; in the soft phase what a hard choice would have kept.
+        labels: the targets that belong to `logits`, ``(B, L')``, where labels were given.
+    """
+
+    allocation: list[Allocation] | None = None
+    labels: Tensor | None = None
+
+
+@dataclass
+class ArrCocGeneration(GenerateBeamDecoderOnlyOutput):
+    """transformers' output of generate() with what was kept beside it.
+
+    Attributes:
+        sequences: the prompt as it was given, dropped visual tokens included, and the answer, so
+            that code which cuts off the prompt's length goes on working.
+        allocation: one for each image.
+    """
+
+    allocation: list[Allocation] | None = None
+
+
+class ArrCocQwen3VL(nn.Module):
+    """A Qwen3-VL and the small network that chooses its visual tokens.
+
+    The backbone is the stock model, neither subclassed nor patched. With `budget=1.0` the output
+    equals the stock model's bit for bit, whichever `select`.
+
+    Args:
+        backbone: the stock model.
+        arr_coc: finds relevance and allocates tokens.
+        select: "before_vision" encodes only the kept cells; "after_vision" encodes all and
+            keeps some for the language model.
+        budget: tokens a sample as an int, or a share as a float in (0, 1].
+        image_mean, image_std: of the image processor, to see the pixels as they were.
+
+    Attributes:
+        processor: encodes conversations for this model; None where it was built from parts.
+    """
+
+    def __init__(
+        self,
+        backbone: Qwen3VLForConditionalGeneration,
+        arr_coc: RelevanceRealizer,
+        *,
+        select: Select = "before_vision",
+        budget: int | float = 0.1,
+        image_mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        image_std: tuple[float, ...] = (0.5, 0.5, 0.5),
+        processor: ChatProcessor | None = None,
+    ) -> None:
+        require_transformers()
+        if select not in ("before_vision", "after_vision"):
+            raise ValueError(f"select={select!r}; choose 'before_vision' or 'after_vision'.")
+        super().__init__()
+        self.backbone = backbone
+        self.arr_coc = arr_coc
+        self.select = select
+        self.budget = budget
+        self.processor = processor
+        self.register_buffer("image_mean", torch.tensor(image_mean), persistent=False)
+        self.register_buffer("image_std", torch.tensor(image_std), persistent=False)
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str,
+        *,
+        select: Select = "before_vision",
+        budget: int | float = 0.1,
+        arr_coc: Callable[[int], RelevanceRealizer] = build_realizer,
+        dtype: str | torch.dtype = "auto",
+        attn_implementation: str = "sdpa",
+        random_weights: bool = False,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> ArrCocQwen3VL:
+        """Put a fresh ARR-COC on a backbone.
+
+        Args:
+            backbone: "tiny", a folder that holds a Qwen3-VL, or a hub id.
+            select, budget: as for the class.
+            arr_coc: makes the small network, given the width of the token embeddings.
+            dtype: of the backbone's parameters; "auto" keeps what the files hold.
+            attn_implementation: "sdpa", "eager" or "flash_attention_2" (no soft phase).
+            random_weights: for measuring speed: read the configuration, draw the weights.
+            min_pixels, max_pixels: limits of a resized image; None keeps the processor's.
+
+        Raises:
+            ImportError: transformers is too old.
+            FileNotFoundError: no such backbone.
+            ValueError: another architecture, or a bad `select` or `budget`.
+        """
+        stock = load_backbone(
+            backbone,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            random_weights=random_weights,
+        )
+        processor = ChatProcessor.from_pretrained(
+            locate(backbone), min_pixels=min_pixels, max_pixels=max_pixels
+        )
+        return cls(
+            stock,
+            arr_coc(stock.config.text_config.hidden_size),
+            select=select,
+            budget=budget,
+            image_mean=tuple(processor.image_processor.image_mean),
+            image_std=tuple(processor.image_processor.image_std),
+            processor=processor,
+        )
+
+    @property
+    def budget(self) -> int | float:
+        """Tokens a sample, or a share of them; held by the allocator."""
+        return self.arr_coc.allocator.num_positions
+
+    @budget.setter
+    def budget(self, budget: int | float) -> None:
+        self.arr_coc.allocator.num_positions = check_budget(budget)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        labels: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        textures: list[Tensor] | None = None,
+        budget: int | float | None = None,
+        selector: RelevanceRealizer | None = None,
+        soft_sharpness: float | None = None,
+        straight_through: bool = False,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ArrCocOutput:
+        """Answer from the allocated tokens only.
+
+        Args:
+            input_ids, attention_mask, pixel_values, image_grid_thw: as a Qwen3-VL processor
+                returns them; its `mm_token_type_ids` is accepted and not needed.
+            labels: next-token targets ``(B, L)``, -100 where there is none.
+            query_mask: True at the question's tokens ``(B, L)``; None takes the text after the
+                last image.
+            textures: ``(C, H, W)`` for each image, instead of measuring it.
+            budget: replaces the model's own for this call.
+            selector: chooses in place of `arr_coc`.
+            soft_sharpness: train softly: keep every token and add
+                ``logsigmoid(soft_sharpness * relevance logit)`` to the attention towards it.
+            straight_through: train through the hard choice: kept features are scaled by
+                ``1 + relevance - relevance.detach()``.
+            **kwargs: go to the stock model.
+
+        Raises:
+            ValueError: video, images that do not match the text, a budget beyond the cells, or
+                `soft_sharpness` together with flash attention.
+        """
+        _refuse_video(kwargs)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if pixel_values is None or image_grid_thw is None:
+            plain = self.backbone(
+                input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
+            )
+            return ArrCocOutput(**plain, allocation=[], labels=labels)
+        batch = VisualBatch(
+            input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
+        )
+        chosen = select_tokens(
+            self.backbone, selector or self.arr_coc, batch, self.pixel_scale, budget
+        )
+        if soft_sharpness is None:
+            tokens, counts = self._encode(batch, chosen, straight_through)
+            sequence = self._prune(batch, chosen.keep_BL, labels)
+            inputs = sequence.model_inputs()
+        else:
+            tokens = encode_all(self._visual, pixel_values, image_grid_thw)
+            counts = cell_counts(image_grid_thw, self._visual.spatial_merge_size)
+            sequence = self._prune(batch, attention_mask.bool(), labels)
+            inputs = sequence.model_inputs() | {
+                "attention_mask": self._soft_mask(sequence, chosen, soft_sharpness)
+            }
+        output = self.backbone(
+            **inputs,
+            labels=sequence.labels,
+            mm_encoder_outputs=tokens.as_encoder_output(counts),
+            **kwargs,
+        )
+        return ArrCocOutput(**output, allocation=chosen.allocations, labels=sequence.labels)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        textures: list[Tensor] | None = None,
+        budget: int | float | None = None,
+        selector: RelevanceRealizer | None = None,
+        labels: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ArrCocGeneration:
+        """Generate from the allocated tokens only.
+
+        Args:
+            input_ids: prompts padded on the left ``(B, L)``.
+            labels: ignored, so that a training batch can be passed as it is.
+            **kwargs: transformers' generation options; the others are as for `forward`.
+
+        Raises:
+            ValueError: prompts padded on the right, or as for `forward`.
+        """
+        _refuse_video(kwargs)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if _padding_side(attention_mask) == "right":
+            raise ValueError("Prompts are padded on the right; pad on the left to generate.")
+        kwargs["return_dict_in_generate"] = True
+        allocations: list[Allocation] = []
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if pixel_values is not None and image_grid_thw is not None:
+            batch = VisualBatch(
+                input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
+            )
+            chosen = select_tokens(
+                self.backbone, selector or self.arr_coc, batch, self.pixel_scale, budget
+            )
+            allocations = chosen.allocations
+            tokens, counts = self._encode(batch, chosen, straight_through=False)
+            inputs = dict(self._prune(batch, chosen.keep_BL, None).model_inputs())
+            inputs["mm_encoder_outputs"] = tokens.as_encoder_output(counts)
+        output = self.backbone.generate(**inputs, **kwargs)
+        answers = output.sequences[:, inputs["input_ids"].shape[1] :]
+        prompts = input_ids.repeat_interleave(len(answers) // len(input_ids), dim=0)
+        output["sequences"] = torch.cat([prompts, answers], dim=1)
+        return ArrCocGeneration(**output, allocation=allocations)
+
+    @property
+    def _visual(self) -> Qwen3VLVisionModel:
+        return self.backbone.model.visual
+
+    @property
+    def pixel_scale(self) -> PixelScale:
+        """How the image processor normalised."""
+        return PixelScale(self.image_mean, self.image_std)
+
+    def _encode(
+        self, batch: VisualBatch, chosen: Selection, straight_through: bool
+    ) -> tuple[VisualTokens, list[int]]:
+        """Features of the kept tokens and how many each image has."""
+        encode = encode_before if self.select == "before_vision" else encode_after
+        tokens = encode(self._visual, batch.patches, batch.grid_thw, chosen.allocations)
+        if straight_through:
+            relevance = [
+                logits.sigmoid().flatten()[allocation.cells]
+                for logits, allocation in zip(
+                    chosen.relevance_logits, chosen.allocations, strict=True
+                )
+            ]
+            gate = torch.cat(relevance)
+            tokens = tokens.gated(1 + gate - gate.detach())
+        return tokens, [len(allocation.levels) for allocation in chosen.allocations]
+
+    def _prune(
+        self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None
+    ) -> PrunedSequence:
+        visual = (batch.input_ids == self.backbone.config.image_token_id) & (
+            batch.attention_mask.bool()
+        )
+        positions_3BL, _ = self.backbone.model.get_rope_index(
+            batch.input_ids,
+            mm_token_type_ids=visual.int(),
+            image_grid_thw=batch.grid_thw,
+            attention_mask=batch.attention_mask,
+        )
+        return prune_sequence(
+            batch.input_ids,
+            keep_BL,
+            positions_3BL,
+            labels,
+            pad_token=self.backbone.config.text_config.pad_token_id or 0,
+            padding_side=_padding_side(batch.attention_mask),
+        )
+
+    def _soft_mask(self, sequence: PrunedSequence, chosen: Selection, sharpness: float) -> Tensor:
+        if "flash" in str(self.backbone.config.text_config._attn_implementation):
+            raise ValueError(
+                "The soft phase adds a bias to attention, which flash attention cannot take. "
+                "Load the backbone with attn_implementation='sdpa'."
+            )
+        logits = torch.cat([x.flatten() for x in chosen.relevance_logits])
+        bias_BL = logits.new_zeros(chosen.visual_BL.shape)
+        bias_BL = bias_BL.masked_scatter(chosen.visual_BL, F.logsigmoid(sharpness * logits))
+        dtype = self.backbone.get_input_embeddings().weight.dtype
+        return biased_causal_mask(
+            sequence.attention_mask, bias_BL.gather(1, sequence.columns), dtype
+        )
+
+
+def _padding_side(attention_mask_BL: Tensor) -> str:
+    return "left" if bool(attention_mask_BL[:, -1].all()) else "right"
+
+
+def _refuse_video(kwargs: dict[str, Any]) -> None:
+    if any(kwargs.get(key) is not None for key in ("pixel_values_videos", "video_grid_thw")):
+        raise ValueError("Video is not supported yet; pass single frames as images.")
