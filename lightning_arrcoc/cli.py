@@ -16,8 +16,9 @@ COMMANDS = {
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
 }
-USAGE = "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n" + (
-    "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
+USAGE = (
+    "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n"
+    + ("\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items()))
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -40,7 +40,7 @@ def fit(config: DictConfig) -> int:
     checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt)
     parts = assemble(config)
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
-    if parts.datamodule.test is not None and not parts.trainer.fast_dev_run:
+    if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
         compare(parts, config)
     return 0
 
@@ -78,13 +78,14 @@ def predict(config: DictConfig) -> int:
     if config.image is None:
         return predict_split(assemble(config), checkpoint)
     if not config.question.strip():
-        raise ValueError("The question is empty; ask one: question=\"Which digit is red?\".")
+        raise ValueError('The question is empty; ask one: question="Which digit is red?".')
     sample = Sample((open_image(config.image),), (Turn(config.question, ""),))
     parts = assemble(config)
     parts.datamodule.test, parts.datamodule.num_workers = [sample], 0
-    found = parts.trainer.predict(
+    batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
-    )[0][0]
+    )
+    found: dict[str, Any] = (batches or [])[0][0]
     allocation = found["allocation"]
     answered = Answered(sample.images[0], config.question, found["answer"], None, allocation)
     picture = parts.folder / "prediction.png"
@@ -148,7 +149,8 @@ def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> 
     rows = {name: [r._asdict() for r in row] for name, row in results.items()}
     record = {"budgets": contest.budgets, "exact_match": rows}
     write_atomically(
-        parts.folder / "results.json", lambda file: file.write(json.dumps(record, indent=1).encode())
+        parts.folder / "results.json",
+        lambda file: file.write(json.dumps(record, indent=1).encode()),
     )
     if config.picture_samples:
         picture = parts.folder / "kept.png"
@@ -158,7 +160,7 @@ def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> 
 
 def draw_samples(parts: Parts, count: int) -> Figure:
     """A sheet of the first test samples as the trained model sees and answers them."""
-    source, model = parts.datamodule.test, parts.module.model
+    source, model = parts.datamodule.test or [], parts.module.model
     samples = [source[i] for i in range(min(count, len(source)))]
     batch = Collator(parts.datamodule.processor, for_measuring=True)(samples)
     batch = parts.module.transfer_batch_to_device(batch, parts.module.device, 0)

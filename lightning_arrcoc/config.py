@@ -73,7 +73,7 @@ def check_overrides(command: str, arguments: list[str]) -> list[str]:
         with _hydra(arguments):
             chosen = [_first_choice(o) for o in overrides if _is_group(o)]
             base = compose(command, chosen)
-            completed = {o.input_line: _complete(o, base) for o in overrides}
+            completed = {o.input_line or "": _complete(o, base) for o in overrides}
             config = compose(command, [_first_choice(o, completed) for o in overrides])
             check_config(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -133,7 +133,9 @@ def build(node: DictConfig | ListConfig, **extra: Any) -> Any:
         try:
             found = get_object(target)
         except Exception as error:
-            raise ValueError(f"{path}._target_={target} is not there: {_one_line(error)}") from error
+            raise ValueError(
+                f"{path}._target_={target} is not there: {_one_line(error)}"
+            ) from error
         if not callable(found) or not _at_home(str(getattr(found, "__module__", ""))):
             raise ValueError(_forbidden(target, path))
     return instantiate(node, **extra)

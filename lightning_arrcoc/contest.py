@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import MeanMetric
 
 from lightning_arrcoc.data.collate import Batch
@@ -75,39 +75,44 @@ class Contest(nn.Module):
     def results(self) -> dict[str, list[Result]]:
         """For each contestant one result a budget; for full tokens a single one."""
         found: dict[str, list[Result]] = {}
-        for key, metric in self.right.items():
-            name = key.split(" ")[0]
-            result = Result(float(metric.compute()), float(self.tokens[key].compute()))
-            found.setdefault(name, []).append(result)
+        for key in self.right:
+            right, tokens = _metric(self.right, key), _metric(self.tokens, key)
+            result = Result(float(right.compute()), float(tokens.compute()))
+            found.setdefault(key.split(" ")[0], []).append(result)
         return found
 
     def reset(self) -> None:
         """Forget what was answered."""
-        for metric in (*self.right.values(), *self.tokens.values()):
-            metric.reset()
+        for key in self.right:
+            _metric(self.right, key).reset()
+            _metric(self.tokens, key).reset()
 
     def _answer(
         self,
         name: str,
         model: ArrCocQwen3VL,
         batch: Batch,
-        prompts: dict[str, Tensor],
+        prompts: dict[str, Any],
         **options: Any,
     ) -> None:
         output = model.generate(
             **prompts, max_new_tokens=self.max_new_tokens, do_sample=False, **options
         )
         answers = decode_answers(model, output, prompts)
-        for metric, values in (
-            (self.right[name], exact_matches(answers, batch["answers"])),
-            (self.tokens[name], [float(len(a.levels)) for a in output.allocation or []]),
-        ):
-            for value in values:
-                metric.update(value)
+        for right in exact_matches(answers, batch["answers"]):
+            _metric(self.right, name).update(right)
+        for allocation in output.allocation or []:
+            _metric(self.tokens, name).update(len(allocation.levels))
+
+
+def _metric(metrics: nn.ModuleDict, name: str) -> MeanMetric:
+    metric = metrics[name]
+    assert isinstance(metric, MeanMetric)
+    return metric
 
 
 def decode_answers(
-    model: ArrCocQwen3VL, output: ArrCocGeneration, prompts: dict[str, Tensor]
+    model: ArrCocQwen3VL, output: ArrCocGeneration, prompts: dict[str, Any]
 ) -> list[str]:
     """What was generated behind the prompts, in words."""
     if model.processor is None:

@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from lightning_arrcoc.contest import ARR_COC, FULL, Contest, decode_answers, exact_matches
+from lightning_arrcoc.contest import FULL, Contest, decode_answers, exact_matches
 from lightning_arrcoc.data.collate import Batch
-from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.relevance.balancing import TENSIONS
+from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
 from lightning_arrcoc.vlm.identity import backbone_identity, differences
 
@@ -116,18 +117,19 @@ class ArrCocModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.trains == "backbone":
             output = self(**batch["inputs"], **self._all_tokens)
-            loss = answer_loss = output.loss
+            loss: Tensor = output.loss
         else:
             sharpness = self.sharpness[0] + self.progress * (self.sharpness[1] - self.sharpness[0])
             output = self(**batch["inputs"], soft_sharpness=sharpness)
-            answer_loss = output.loss
             gate = mean_gate(output, sharpness)
-            loss = answer_loss + self.gate_weight * F.relu(gate - self.gate_target)
+            loss = output.loss + self.gate_weight * F.relu(gate - self.gate_target)
             self._log_selection(output, gate)
         size = len(batch["answers"])
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         accuracy = token_accuracy(output, self._end_of_turn)
-        self.log("train/accuracy", accuracy, prog_bar=True, on_epoch=True, on_step=True, batch_size=size)
+        self.log(
+            "train/accuracy", accuracy, prog_bar=True, on_epoch=True, on_step=True, batch_size=size
+        )
         return loss
 
     @property
@@ -150,7 +152,7 @@ class ArrCocModule(pl.LightningModule):
         for name, value in zip(TENSIONS, tensions, strict=True):
             self.log(f"train/tension_{name}", value, batch_size=len(allocations))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
@@ -261,7 +263,8 @@ def token_accuracy(output: ArrCocOutput, end_of_turn: int) -> Tensor:
     targets = output.labels[:, 1:]
     asked = (targets != IGNORED_LABEL) & (targets != end_of_turn)
     right = output.logits[:, :-1].argmax(-1) == targets
-    return right[asked].float().mean()
+    accuracy: Tensor = right[asked].float().mean()
+    return accuracy
 
 
 def rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:

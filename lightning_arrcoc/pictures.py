@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,9 @@ def draw_kept(axes: Axes, image: Image.Image, allocation: Allocation) -> None:
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     bright = np.asarray(Image.fromarray(kept).resize(image.size, Image.Resampling.NEAREST))
     pixels = pixels * np.where(bright, 1.0, DIMMED)[..., None]
-    axes.imshow(pixels, extent=(0, columns, rows, 0), aspect=image.height * columns / (image.width * rows))
+    axes.imshow(
+        pixels, extent=(0, columns, rows, 0), aspect=image.height * columns / (image.width * rows)
+    )
     for row, column in zip(*kept.nonzero(), strict=True):
         x, y = (column, column + 1, column + 1, column, column), (row, row, row + 1, row + 1, row)
         axes.plot(x, y, color=to_rgb("#ffd54f"), linewidth=0.8)
@@ -90,6 +93,7 @@ def verdict(item: Answered) -> str:
 
 
 def verdict_colour(item: Answered) -> str:
+    """Green where the answer is right, red where it is wrong, grey where nobody knows."""
     if item.truth is None:
         return NEUTRAL
     return RIGHT if item.answer.strip().casefold() == item.truth.strip().casefold() else WRONG
@@ -97,8 +101,6 @@ def verdict_colour(item: Answered) -> str:
 
 def wrap(text: str, width: int = 44) -> str:
     """The text in lines that fit under a picture."""
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width)[:3])
 
 

@@ -130,7 +130,10 @@ def _locate(target: str) -> tuple[str, Path | None, list[str]]:
         return parts[0], None, parts[1:]
     file, used = Path(spec.origin), 1
     while used < len(parts) and file.name == "__init__.py":
-        package, module = file.parent / parts[used] / "__init__.py", file.parent / f"{parts[used]}.py"
+        package, module = (
+            file.parent / parts[used] / "__init__.py",
+            file.parent / f"{parts[used]}.py",
+        )
         if not package.is_file() and not module.is_file():
             break
         file, used = (package if package.is_file() else module), used + 1

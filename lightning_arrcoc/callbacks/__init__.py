@@ -1,0 +1,1 @@
+"""Callbacks for any Lightning project, one behaviour a file."""

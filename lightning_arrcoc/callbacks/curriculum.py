@@ -49,7 +49,7 @@ class CurriculumAdvance(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if trainer.reload_dataloaders_every_n_epochs != 1:
+        if getattr(trainer, "reload_dataloaders_every_n_epochs", 0) != 1:
             raise MisconfigurationException(
                 "CurriculumAdvance changes the training source between epochs, but the Trainer "
                 "keeps its loaders. Set Trainer(reload_dataloaders_every_n_epochs=1)."

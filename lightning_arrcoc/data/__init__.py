@@ -1,0 +1,1 @@
+"""Visual questions: sources, collation and loaders."""

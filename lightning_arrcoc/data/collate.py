@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
-from torch import Tensor
-
 from lightning_arrcoc.data.sample import Sample
 
-Encode = Callable[[Sequence[Any]], dict[str, Tensor]]
+Encode = Callable[[Sequence[Any]], dict[str, Any]]
 
 
 class Batch(TypedDict):
@@ -22,8 +20,8 @@ class Batch(TypedDict):
         families: kinds of question.
     """
 
-    inputs: dict[str, Tensor]
-    prompts: dict[str, Tensor]
+    inputs: dict[str, Any]
+    prompts: dict[str, Any]
     answers: list[str]
     families: list[str]
 
@@ -41,7 +39,7 @@ class Collator:
         self.for_measuring = for_measuring
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        prompts: dict[str, Tensor] = {}
+        prompts: dict[str, Any] = {}
         if self.for_measuring:
             prompts = self.processor([conversation(sample, answered=False) for sample in samples])
         return Batch(

@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lightning_arrcoc.data.collate import Batch, Collator, Encode
-from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.data.collate import Collator, Encode
+from lightning_arrcoc.data.sample import Source
 from lightning_arrcoc.data.staged import StagedDataset
 
 MOST_WORKERS = 8
@@ -20,7 +20,8 @@ class VqaDataModule(pl.LightningDataModule):
     """Feeds visual questions to a model, encoded by that model's own processor.
 
     Args:
-        train, val, test: sources: data sets of `Sample`. None where a command does not need it.
+        train, val, test: sources of `Sample`: map-style data sets or lists. None where no command
+            needs it.
         batch_size: samples a training step and device.
         val_batch_size: the same for measuring, which needs less memory; None takes `batch_size`.
         num_workers: loader processes; None takes one a core, at most 8.
@@ -32,9 +33,9 @@ class VqaDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: Dataset[Sample] | None = None,
-        val: Dataset[Sample] | None = None,
-        test: Dataset[Sample] | None = None,
+        train: Source | None = None,
+        val: Source | None = None,
+        test: Source | None = None,
         *,
         batch_size: int = 32,
         val_batch_size: int | None = None,
@@ -43,9 +44,13 @@ class VqaDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1 or (val_batch_size is not None and val_batch_size < 1):
-            raise ValueError(f"batch_size={batch_size}, val_batch_size={val_batch_size}: must be >= 1.")
+            raise ValueError(
+                f"batch_size={batch_size}, val_batch_size={val_batch_size}: must be >= 1."
+            )
         if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers={num_workers}; expected 0 or more, or null for one a core.")
+            raise ValueError(
+                f"num_workers={num_workers}; expected 0 or more, or null for one a core."
+            )
         self.train, self.val, self.test = train, val, test
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
@@ -70,21 +75,19 @@ class VqaDataModule(pl.LightningDataModule):
             )
         return processor
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", self.train, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Any]:
         return self._loader("val", self.val, shuffle=False)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self.test, shuffle=False)
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self.test, shuffle=False)
 
-    def _loader(
-        self, split: str, source: Dataset[Sample] | None, *, shuffle: bool
-    ) -> DataLoader[Batch]:
+    def _loader(self, split: str, source: Source | None, *, shuffle: bool) -> DataLoader[Any]:
         if source is None:
             raise MisconfigurationException(f"VqaDataModule was given no {split} source.")
         options: dict[str, Any] = {"num_workers": self.num_workers}
@@ -92,14 +95,16 @@ class VqaDataModule(pl.LightningDataModule):
             options["prefetch_factor"] = 2
             options["persistent_workers"] = not isinstance(source, StagedDataset)
         return DataLoader(
-            source,
+            source,  # type: ignore[arg-type]  # torch names Dataset, but takes any such object
             batch_size=self.batch_size if shuffle else self.val_batch_size,
             shuffle=shuffle,
-            drop_last=shuffle and len(source) >= self.batch_size,  # type: ignore[arg-type]
+            drop_last=shuffle and len(source) >= self.batch_size,
             collate_fn=Collator(self.processor, for_measuring=not shuffle),
             **options,
         )
 
 
 def _cores() -> int:
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    return min(
+        MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    )

@@ -119,7 +119,8 @@ class DigitQuestions(Dataset[Sample]):
     ) -> None:
         _check(split, length, canvas_px, digits, digit_px, jitter, families, turns)
         self.split, self.length, self.seed = split, length, seed
-        self.canvas_px, self.digits, self.digit_px = tuple(canvas_px), digits, tuple(digit_px)
+        self.canvas_px, self.digits = (canvas_px[0], canvas_px[1]), digits
+        self.digit_px = (digit_px[0], digit_px[1])
         self.jitter, self.families, self.turns = jitter, tuple(families), turns
         self.augment = augment
 
@@ -184,6 +185,7 @@ def with_own_colour(digits: list[Digit]) -> list[Digit]:
 def ask_colour(
     random: np.random.Generator, digits: list[Digit], canvas_px: tuple[int, int]
 ) -> list[Asked]:
+    """Each digit that has its colour to itself."""
     return [
         (Turn(f"Which digit is {digit.colour}?", str(digit.value)), (digit.box,))
         for digit in with_own_colour(digits)
@@ -193,6 +195,7 @@ def ask_colour(
 def ask_place(
     random: np.random.Generator, digits: list[Digit], canvas_px: tuple[int, int]
 ) -> list[Asked]:
+    """Each corner that one digit is clearly nearest to."""
     asked: list[Asked] = []
     for name, (x, y) in CORNERS.items():
         corner = (x * canvas_px[0], y * canvas_px[1])
@@ -225,6 +228,7 @@ def ask_comparison(
 def ask_count(
     random: np.random.Generator, digits: list[Digit], canvas_px: tuple[int, int]
 ) -> list[Asked]:
+    """How many digits there are."""
     boxes = tuple(digit.box for digit in digits)
     return [(Turn("How many digits are there?", str(len(digits))), boxes)]
 

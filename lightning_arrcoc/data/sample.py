@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
@@ -38,3 +38,11 @@ class Sample(NamedTuple):
     turns: tuple[Turn, ...]
     family: str = "all"
     evidence: tuple[Box, ...] = ()
+
+
+class Source(Protocol):
+    """Samples by index: a map-style data set, or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...

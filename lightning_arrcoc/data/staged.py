@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.data.sample import Sample, Source
 
 
 class StagedDataset(Dataset[Sample]):
@@ -22,14 +22,14 @@ class StagedDataset(Dataset[Sample]):
         ValueError: there is no stage.
     """
 
-    def __init__(self, stages: Sequence[Dataset[Sample]]) -> None:
+    def __init__(self, stages: Sequence[Source]) -> None:
         if not stages:
             raise ValueError("stages is empty; give at least one source.")
         self.stages = list(stages)
         self.stage = 0
 
     def __len__(self) -> int:
-        return len(self.stages[self.stage])  # type: ignore[arg-type]
+        return len(self.stages[self.stage])
 
     def __getitem__(self, index: int) -> Sample:
         return self.stages[self.stage][index]

@@ -63,12 +63,13 @@ class TokenAllocator(nn.Module):
         """
         sizes = [scores.numel() for scores in relevance]
         tokens = token_count(self.num_positions if budget is None else budget, sum(sizes))
-        kept_N = torch.cat([scores.flatten() for scores in relevance]).new_zeros(sum(sizes))
-        kept_N[keep_top(torch.cat([scores.flatten() for scores in relevance]), tokens)] = 1
+        relevance_N = torch.cat([scores.flatten() for scores in relevance])
+        kept_N = torch.zeros_like(relevance_N, dtype=torch.bool)
+        kept_N[keep_top(relevance_N, tokens)] = True
         return [
-            _single_level(kept.bool().view_as(scores), scores, tension)
+            _single_level(kept.view_as(scores), scores, tension)
             for kept, scores, tension in zip(
-                kept_N.split(sizes), relevance, tensions, strict=True
+                torch.split(kept_N, sizes), relevance, tensions, strict=True
             )
         ]
 

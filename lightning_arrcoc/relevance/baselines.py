@@ -33,11 +33,11 @@ class Baseline(nn.Module, ABC):
             size = torch.Size(side // CELL_PX for side in images_I3hw.shape[-2:])
         else:
             raise ValueError("Neither images nor textures were given.")
-        logits = self.relevance_logit(len(query_ILD), *size, images_I3hw).to(query_ILD.device)
+        logits = self.relevance_logit(len(query_ILD), size[0], size[1], images_I3hw)
+        logits = logits.to(query_ILD.device)
         maps = logits[:, None]
-        return Realization(
-            maps, maps.sigmoid().expand(-1, 3, -1, -1), logits.new_full((len(logits), 3), 0.5), logits
-        )
+        tensions = logits.new_full((len(logits), 3), 0.5)
+        return Realization(maps, maps.sigmoid().expand(-1, 3, -1, -1), tensions, logits)
 
     @abstractmethod
     def relevance_logit(

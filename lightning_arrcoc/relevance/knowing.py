@@ -38,7 +38,8 @@ class InformationScorer(nn.Module):
 
     def forward(self, textures_ICHW: Tensor) -> Tensor:
         prior = textures_ICHW[:, self.detail].mean(1)
-        return prior_logit(prior) + self.residual(textures_ICHW.movedim(1, -1))[..., 0]
+        residual: Tensor = self.residual(textures_ICHW.movedim(1, -1))
+        return prior_logit(prior) + residual[..., 0]
 
 
 class PerspectivalScorer(nn.Module):
@@ -60,7 +61,8 @@ class PerspectivalScorer(nn.Module):
     def forward(self, textures_ICHW: Tensor) -> Tensor:
         foveal = 1 - 0.5 * textures_ICHW[:, self.eccentricity]
         prior = textures_ICHW[:, self.saliency] * foveal
-        return prior_logit(prior) + self.residual(textures_ICHW)[:, 0]
+        residual: Tensor = self.residual(textures_ICHW)
+        return prior_logit(prior) + residual[:, 0]
 
 
 class ParticipatoryScorer(nn.Module):
@@ -94,16 +96,16 @@ class ParticipatoryScorer(nn.Module):
         self.dim = dim
 
     def forward(self, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor) -> Tensor:
-        cells_IDN = self.cells(textures_ICHW).flatten(2)
-        cells_IDN, regardless_IN = cells_IDN[:, :-1], cells_IDN[:, -1]
+        described: Tensor = self.cells(textures_ICHW).flatten(2)
+        cells_IDN, regardless_IN = described[:, :-1], described[:, -1]
         query_ILD = self.norm(query_ILD)
         context_I1D = masked_mean(query_ILD, mask_IL)[:, None].expand_as(query_ILD)
         tokens_ILD = self.tokens(torch.cat([query_ILD, context_I1D], -1))
         importance_IL = tokens_ILD[..., -1].masked_fill(~mask_IL, -torch.inf).softmax(-1)
         match_ILN = tokens_ILD[..., :-1] @ cells_IDN * self.dim**-0.5
         match_ILN = importance_IL[..., None] * mask_IL.sum(-1)[:, None, None] * match_ILN
-        best_IN = match_ILN.masked_fill(~mask_IL[..., None], -torch.inf).amax(1)
-        return (best_IN + regardless_IN).unflatten(-1, textures_ICHW.shape[-2:])
+        best_IN: Tensor = match_ILN.masked_fill(~mask_IL[..., None], -torch.inf).amax(1)
+        return (best_IN + regardless_IN).view_as(textures_ICHW[:, 0])
 
 
 class Knowing(nn.Module):

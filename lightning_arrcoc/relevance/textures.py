@@ -122,12 +122,14 @@ def luma(images_I3hw: Tensor) -> Tensor:
 
 
 def colour(images_I3hw: Tensor) -> dict[str, Tensor]:
+    """Mean colour of each cell."""
     lab = F.avg_pool2d(rgb_to_lab(images_I3hw), CELL_PX)
     red, green, blue = F.avg_pool2d(images_I3hw, CELL_PX).unbind(1)
     return {"red": red, "green": green, "blue": blue, "L": lab[:, 0] / 100, "a": lab[:, 1] / 128}
 
 
 def edges(images_I3hw: Tensor) -> dict[str, Tensor]:
+    """Strength of luma edges in each cell, and its contrast."""
     grey = luma(images_I3hw)
     # kornia's kernel sums to 1 in absolute value: a full step answers 0.5.
     dx, dy = (2 * spatial_gradient(grey[:, None], mode="sobel")[:, 0]).unbind(1)
@@ -141,6 +143,7 @@ def edges(images_I3hw: Tensor) -> dict[str, Tensor]:
 
 
 def place(images_I3hw: Tensor) -> dict[str, Tensor]:
+    """Where each cell lies."""
     count, _, height, width = images_I3hw.shape
     rows, columns = height // CELL_PX, width // CELL_PX
     centres = [
@@ -154,6 +157,7 @@ def place(images_I3hw: Tensor) -> dict[str, Tensor]:
 
 
 def salience(images_I3hw: Tensor) -> dict[str, Tensor]:
+    """How each cell stands out from its surround, at several scales."""
     lab = F.avg_pool2d(rgb_to_lab(images_I3hw), SALIENCY_STEP_PX)
     differences = []
     for centre, surround in SALIENCY_SCALES:
@@ -167,4 +171,7 @@ def salience(images_I3hw: Tensor) -> dict[str, Tensor]:
 def _blur(maps: Tensor, sigma: float) -> Tensor:
     kernel = 2 * round(2 * sigma) + 1
     # Reflection needs a border smaller than the map; replication never fails.
-    return gaussian_blur2d(maps, (kernel, kernel), (sigma, sigma), border_type="replicate")
+    blurred: Tensor = gaussian_blur2d(
+        maps, (kernel, kernel), (sigma, sigma), border_type="replicate"
+    )
+    return blurred

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
+IMAGE_TOKEN = "<|image_pad|>"
 IGNORED_LABEL = -100
 
 
@@ -70,8 +70,8 @@ class ChatProcessor:
         Returns:
             ``input_ids``, ``attention_mask``, ``labels`` (answers and their end-of-turn; -100
             elsewhere) and ``query_mask`` (tokens of the question being asked: the only one, or
-            the last of a prompt; several answered ones ask no single question), each ``(B, L)`` int64 or
-            bool; and, where there are images, ``pixel_values (patches, 1536)`` and
+            the last of a prompt; several answered ones ask no single question), each ``(B, L)``
+            int64 or bool; and, where there are images, ``pixel_values (patches, 1536)`` and
             ``image_grid_thw (I, 3)`` in patches.
         """
         patches: list[Tensor] = []
@@ -120,7 +120,9 @@ class ChatProcessor:
         if 1 < len(conversation["questions"]) == len(answers):
             question_span = (0, 0)
         query = [int(_within(offset, question_span)) for offset in offsets]
-        return self._expand_images({"input_ids": ids, "labels": labels, "query_mask": query}, counts)
+        return self._expand_images(
+            {"input_ids": ids, "labels": labels, "query_mask": query}, counts
+        )
 
     def _render(self, messages: list[dict[str, Any]], *, before: str, generate: bool) -> str:
         text = str(

@@ -43,7 +43,7 @@ def downsample(
         raise ValueError("A sample holds several images; downsampling is measured on single ones.")
     keep_BL = prompts["attention_mask"].bool()
     patches, small_grids = [], []
-    packed = prompts["pixel_values"].split(grids.prod(-1).tolist())
+    packed = torch.split(prompts["pixel_values"], grids.prod(-1).tolist())
     for i, owner in enumerate(owners):
         rows, columns = int(grids[i, 1]), int(grids[i, 2])
         cells = smaller_grid(rows // merge, columns // merge, token_count(budget, counts[i]))

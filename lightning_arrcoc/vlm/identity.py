@@ -41,5 +41,3 @@ def differences(saved: Mapping[str, object], present: Mapping[str, object]) -> l
         for key in present
         if key != "name" and saved.get(key) != present[key]
     ]
-
-

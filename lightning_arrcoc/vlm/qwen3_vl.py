@@ -309,9 +309,7 @@ class ArrCocQwen3VL(nn.Module):
             tokens = tokens.gated(1 + gate - gate.detach())
         return tokens, [len(allocation.levels) for allocation in chosen.allocations]
 
-    def _prune(
-        self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None
-    ) -> PrunedSequence:
+    def _prune(self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None) -> PrunedSequence:
         visual = (batch.input_ids == self.backbone.config.image_token_id) & (
             batch.attention_mask.bool()
         )

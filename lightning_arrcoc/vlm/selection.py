@@ -125,9 +125,7 @@ def _question(
     if mask_BL is None:
         ends = _as_list(backbone.generation_config.eos_token_id)
         ends += _as_list(config.text_config.eos_token_id)
-        mask_BL = find_question(
-            batch.input_ids, batch.attention_mask, config.image_token_id, ends
-        )
+        mask_BL = find_question(batch.input_ids, batch.attention_mask, config.image_token_id, ends)
     length = max(1, int(mask_BL.sum(1).max()))
     columns = (~mask_BL).byte().argsort(dim=1, stable=True)[:, :length]
     embed = backbone.get_input_embeddings()
@@ -153,7 +151,7 @@ def _pixels_or_textures(
 ) -> tuple[Tensor | None, Tensor | None]:
     if batch.textures is not None:
         return None, torch.stack([batch.textures[i] for i in group])
-    patches = batch.patches.split(batch.grid_thw.prod(-1).tolist())
+    patches = torch.split(batch.patches, batch.grid_thw.prod(-1).tolist())
     _, rows, columns = batch.grid_thw[group[0]].tolist()
     packed = torch.cat([patches[i] for i in group])
     return fold_patches(packed, (rows, columns), merge, scale), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,8 @@ class PrunedSequence(NamedTuple):
     labels: Tensor | None
     columns: Tensor
 
-    def model_inputs(self) -> Mapping[str, Tensor]:
+    def model_inputs(self) -> dict[str, Tensor]:
+        """Keyword arguments of the stock model."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,

@@ -38,8 +38,8 @@ class VisualTokens(NamedTuple):
         Build it anew for every call of generate(): beam search repeats it in place.
         """
         output = BaseModelOutputWithDeepstackFeatures(
-            pooler_output=self.pooled.split(list(counts)),
-            deepstack_features=[level.split(list(counts)) for level in self.deepstack],
+            pooler_output=torch.split(self.pooled, list(counts)),
+            deepstack_features=[torch.split(level, list(counts)) for level in self.deepstack],
         )
         return {"image": output}
 

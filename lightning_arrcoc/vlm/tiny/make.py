@@ -1,12 +1,12 @@
 """Lays down the embedded backbone's folder: config, tokenizer, image processor, fresh weights.
 
-``python -m lightning_arrcoc.vlm.tiny.make FOLDER`` writes an untrained one.
+``python -m lightning_arrcoc.vlm.tiny.make FOLDER [--weights CHECKPOINT]``
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -82,7 +82,14 @@ def make_tokenizer() -> Qwen2Tokenizer:
 
 
 def _corpus() -> list[str]:
-    lines = ["user\n", "assistant\n", "yes", "no", "How many digits are there?", "Describe the image."]
+    lines = [
+        "user\n",
+        "assistant\n",
+        "yes",
+        "no",
+        "How many digits are there?",
+        "Describe the image.",
+    ]
     for colour in COLOURS:
         lines.append(f"Which digit is {colour}?")
         lines.append(f"{colour}1 {colour}2")
@@ -138,7 +145,7 @@ def make_config(tokenizer: Qwen2Tokenizer) -> Qwen3VLConfig:
     )
 
 
-def make_backbone(folder: Path, seed: int = 0) -> None:
+def make_backbone(folder: Path, *, seed: int = 0, max_shard_size: str = "50GB") -> None:
     """Write everything a Qwen3-VL folder holds, with random weights."""
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
@@ -153,9 +160,27 @@ def make_backbone(folder: Path, seed: int = 0) -> None:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     ChatProcessor(tokenizer, images).save_pretrained(folder)
 
 
+def store_weights(folder: Path, checkpoint: Path) -> None:
+    """Put the backbone that a run trained into a folder made by `make_backbone`, in bf16.
+
+    Raises:
+        RuntimeError: the checkpoint holds another architecture.
+    """
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
+    model.load_state_dict({name.removeprefix("backbone."): value for name, value in saved.items()})
+    model.to(torch.bfloat16).save_pretrained(folder)
+
+
 if __name__ == "__main__":
-    make_backbone(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", type=Path, help="a checkpoint of experiment=tiny_base")
+    arguments = parser.parse_args()
+    make_backbone(arguments.folder)
+    if arguments.weights:
+        store_weights(arguments.folder, arguments.weights)
