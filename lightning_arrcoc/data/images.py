@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import PIL
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+FIRST_SAFE_FOR_JPEG = 13  # major version of Pillow; CVE-2026-112403 before it
 MOST_PIXELS = 64_000_000  # chosen by us: an 8000x8000 picture; 192 MB once decoded
 
 
@@ -20,14 +22,16 @@ def open_image(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.Ima
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none of these formats, damaged, or too large.
+        ValueError: it is none of these formats, damaged, or too large; or a JPEG while the
+            installed Pillow cannot be trusted with one.
     """
+    formats = allowed_formats()
     if not Path(path).is_file():
         raise FileNotFoundError(f"No picture {str(path)!r}; expected a file.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(path, formats=formats) as picture:
                 width, height = picture.size
                 if width * height > most_pixels:
                     raise ValueError(
@@ -40,6 +44,13 @@ def open_image(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.Ima
         raise ValueError(f"{str(path)!r} is too large: {error}") from error
     except (OSError, SyntaxError) as error:  # PIL tells a broken PNG by SyntaxError
         raise ValueError(
-            f"{str(path)!r} cannot be read as {', '.join(FORMATS)}: {error}. Save it anew in one "
+            f"{str(path)!r} cannot be read as {', '.join(formats)}: {error}. Save it anew in one "
             "of these formats."
         ) from error
+
+
+def allowed_formats(pillow: str = PIL.__version__) -> tuple[str, ...]:
+    """Formats that a version of Pillow decodes safely."""
+    if int(pillow.split(".")[0]) >= FIRST_SAFE_FOR_JPEG:
+        return FORMATS
+    return tuple(name for name in FORMATS if name != "JPEG")

@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 IMAGE_TOKEN = "<|image_pad|>"
 IGNORED_LABEL = -100
+STAND_IN = "\N{REPLACEMENT CHARACTER}question\N{REPLACEMENT CHARACTER}"
 
 
 class Conversation(TypedDict):
@@ -95,42 +96,52 @@ class ChatProcessor:
         """Token ids of one conversation with a label and a query flag each."""
         messages: list[dict[str, Any]] = []
         answer_spans: list[tuple[int, int]] = []
-        question_span = (0, 0)
         answers = list(conversation["answers"])
         text = ""
         for turn, question in enumerate(conversation["questions"]):
             images = conversation["images"] if turn == 0 else ()
             content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
             messages.append({"role": "user", "content": content})
-            before = len(text)
-            text = self._render(messages, before=text, generate=True)
-            start = text.index(question, before) if question else before
-            question_span = (start, start + len(question))
+            text = self._render(messages, behind=text, answering=True)
             if turn < len(answers):
                 messages.append({"role": "assistant", "content": answers[turn]})
-                before = len(text)
-                text = self._render(messages, before=text, generate=False)
-                answer_spans.append((before, len(text.rstrip("\n"))))
+                start = len(text)
+                text = self._render(messages, behind=text, answering=False)
+                answer_spans.append((start, len(text.rstrip("\n"))))
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         labels = [
             token if any(_within(offset, span) for span in answer_spans) else IGNORED_LABEL
             for token, offset in zip(ids, offsets, strict=True)
         ]
-        if 1 < len(conversation["questions"]) == len(answers):
-            question_span = (0, 0)
+        question_span = (0, 0)
+        if len(answers) < len(conversation["questions"]) or len(answers) == 1:
+            question_span = self._locate_question(messages, conversation["questions"][-1])
         query = [int(_within(offset, question_span)) for offset in offsets]
         return self._expand_images(
             {"input_ids": ids, "labels": labels, "query_mask": query}, counts
         )
 
-    def _render(self, messages: list[dict[str, Any]], *, before: str, generate: bool) -> str:
+    def _locate_question(self, messages: list[dict[str, Any]], question: str) -> tuple[int, int]:
+        """Where the last question begins and ends in the rendered text.
+
+        A stand-in is searched for, because the template may hold the question's own words.
+        """
+        last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+        content = [*messages[last]["content"][:-1], {"type": "text", "text": STAND_IN}]
+        rendered = self._render([*messages[:last], {"role": "user", "content": content}])
+        start = rendered.index(STAND_IN)
+        return start, start + len(question)
+
+    def _render(
+        self, messages: list[dict[str, Any]], behind: str = "", answering: bool = False
+    ) -> str:
         text = str(
             self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate
+                messages, tokenize=False, add_generation_prompt=answering
             )
         )
-        if not text.startswith(before):
+        if not text.startswith(behind):
             raise ValueError(
                 "This chat template rewrites earlier turns, so answers cannot be located for the "
                 "loss. Use the template of a Qwen3-VL-Instruct model."

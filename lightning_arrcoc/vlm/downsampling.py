@@ -62,8 +62,11 @@ def downsample(
         key: value.gather(1, order) if value.shape == ids.shape else value
         for key, value in prompts.items()
     }
-    small["attention_mask"] = keep_BL.gather(1, order).long()
-    small["query_mask"] = small["query_mask"] & keep_BL.gather(1, order)
+    real = keep_BL.gather(1, order)
+    padding = small["input_ids"].new_tensor(config.text_config.pad_token_id or 0)
+    small["input_ids"] = torch.where(real, small["input_ids"], padding)
+    small["attention_mask"] = real.long()
+    small["query_mask"] = small["query_mask"] & real
     small["pixel_values"] = torch.cat(patches)
     small["image_grid_thw"] = grids.new_tensor(small_grids)
     return small

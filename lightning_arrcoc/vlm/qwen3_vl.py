@@ -192,7 +192,7 @@ class ArrCocQwen3VL(nn.Module):
             soft_sharpness: train softly: keep every token and add
                 ``logsigmoid(soft_sharpness * relevance logit)`` to the attention towards it.
             straight_through: train through the hard choice: kept features are scaled by
-                ``1 + relevance - relevance.detach()``.
+                ``1 + (relevance - relevance.detach())``.
             **kwargs: go to the stock model.
 
         Raises:
@@ -306,7 +306,7 @@ class ArrCocQwen3VL(nn.Module):
                 )
             ]
             gate = torch.cat(relevance)
-            tokens = tokens.gated(1 + gate - gate.detach())
+            tokens = tokens.gated(1 + (gate - gate.detach()))  # exactly one, with a gradient
         return tokens, [len(allocation.levels) for allocation in chosen.allocations]
 
     def _prune(self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None) -> PrunedSequence:

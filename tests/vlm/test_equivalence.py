@@ -242,9 +242,7 @@ def test_a_neighbour_in_the_batch_changes_nothing(backbone_folder: Path, select:
         torch.testing.assert_close(
             both.logits[row, tail], single.logits[row, tail], atol=1e-4, rtol=1e-4
         )
-        assert torch.equal(
-            both.allocation[row].positions, single.allocation[-1].positions
-        )
+        assert torch.equal(both.allocation[row].positions, single.allocation[-1].positions)
 
 
 # ----------------------------------------------------------------------- negative controls

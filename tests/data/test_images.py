@@ -1,0 +1,219 @@
+"""Pictures from outside become RGB or a clear refusal."""
+
+import struct
+import zlib
+
+import pytest
+from PIL import Image, ImageFile
+
+from lightning_arrcoc.data.images import FORMATS, MOST_PIXELS, open_image
+
+SIZE = (40, 20)
+
+
+def png(width, height, rows=b"", *, depth=8, colour_type=2):
+    """A PNG by hand: what its header claims and what it holds may differ."""
+
+    def chunk(name, body):
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(rows)) if rows else b""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+def half_red(mode="RGB"):
+    """Left half red, right half blue."""
+    image = Image.new("RGB", SIZE, (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, SIZE[0] // 2, SIZE[1]))
+    return image.convert(mode)
+
+
+def assert_about(pixel, colour, tolerance=12):
+    assert pixel == pytest.approx(colour, abs=tolerance)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves an image and gives its path."""
+
+    def save(image, kind, name="picture", **options):
+        path = tmp_path / name
+        image.save(path, kind, **options)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes bytes and gives their path."""
+
+    def write(content, name="picture.png"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def never_decoded(monkeypatch):
+    def load(self):
+        raise AssertionError("decoded before its size was judged")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+
+
+# ------------------------------------------------------------------------------- what is opened
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_every_allowed_format_opens(saved, kind, as_text):
+    path = saved(half_red(), kind)
+    image = open_image(str(path) if as_text else path)
+    assert image.mode == "RGB"
+    assert image.size == SIZE
+    assert_about(image.getpixel((5, 10)), (255, 0, 0))
+    assert_about(image.getpixel((35, 10)), (0, 0, 255))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pictures_are_turned_as_their_exif_says(saved, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: the left side is shown on top
+    image = open_image(saved(half_red(), kind, exif=exif))
+    assert image.size == SIZE[::-1]
+    assert_about(image.getpixel((10, 5)), (255, 0, 0))
+    assert_about(image.getpixel((10, 35)), (0, 0, 255))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("PNG", "L"),
+        ("PNG", "LA"),
+        ("PNG", "1"),
+        ("JPEG", "CMYK"),
+        ("JPEG", "L"),
+        ("WEBP", "RGBA"),
+    ],
+)
+def test_every_colour_mode_becomes_rgb(saved, kind, mode):
+    original = half_red(mode)
+    image = open_image(saved(original, kind))
+    assert image.mode == "RGB"
+    assert image.size == SIZE
+    for x in (5, 35):
+        assert_about(image.getpixel((x, 10)), original.convert("RGB").getpixel((x, 10)))
+
+
+def test_a_palette_with_a_transparent_colour_becomes_rgb(saved):
+    path = saved(half_red("P"), "PNG", transparency=0)
+    with Image.open(path) as stored:
+        assert (stored.mode, stored.info["transparency"]) == ("P", 0)
+    image = open_image(path)
+    assert image.mode == "RGB"
+    assert_about(image.getpixel((5, 10)), (255, 0, 0))
+
+
+def test_16_bits_a_colour_become_8(written):
+    rows = b"".join(b"\0" + struct.pack(">3H", 0, 0x8000, 0xFFFF) * 2 for _ in range(3))
+    image = open_image(written(png(2, 3, rows, depth=16)))
+    assert image.size == (2, 3)
+    assert image.getcolors() == [(6, (0, 128, 255))]
+
+
+def test_a_picture_of_just_as_many_pixels_as_allowed_opens(saved):
+    path = saved(half_red(), "PNG")
+    assert open_image(path, most_pixels=SIZE[0] * SIZE[1]).size == SIZE
+
+
+def test_the_file_is_closed_behind_it(saved):
+    path = saved(half_red(), "PNG")
+    image = open_image(path)
+    path.unlink()
+    assert image.getpixel((5, 10)) == (255, 0, 0)
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("name", ["absent.png", ""])
+def test_a_missing_file_or_a_folder_is_not_found(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r"No picture '.*'; expected a file"):
+        open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM", "EPS", "ICO"])
+def test_another_format_is_refused_whatever_its_name(saved, kind):
+    path = saved(half_red(), kind, name="innocent.png")
+    with pytest.raises(ValueError, match=r"innocent.png' cannot be read as PNG, JPEG, WEBP"):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"just words, no picture", b"\xff\xd8\xff", png(4, 4)]
+)
+def test_what_is_no_picture_is_refused(written, content):
+    with pytest.raises(ValueError, match=r"cannot be read as PNG, JPEG, WEBP: .*Save it anew"):
+        open_image(written(content))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_half_a_file_is_refused(saved, written, kind, share):
+    content = saved(Image.effect_noise((64, 64), 80), kind).read_bytes()
+    with pytest.raises(ValueError, match="cannot be read as"):
+        open_image(written(content[: int(share * len(content))]))
+
+
+def test_a_png_with_a_damaged_header_is_refused(saved, written):
+    content = bytearray(saved(half_red(), "PNG").read_bytes())
+    content[17] ^= 1  # the width no longer fits the checksum
+    with pytest.raises(ValueError, match="cannot be read as"):
+        open_image(written(bytes(content)))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (60_000, 60_000, "is too large"),  # PIL's error
+        (11_000, 11_000, "is too large"),  # PIL's warning
+        (8_001, 8_000, rf"has 8001x8000 pixels; expected at most {MOST_PIXELS}. Make it smaller"),
+    ],
+)
+def test_a_header_that_claims_a_huge_picture_is_believed(
+    written, never_decoded, width, height, message
+):
+    with pytest.raises(ValueError, match=message):
+        open_image(written(png(width, height, b"\0")))
+
+
+def test_the_cap_can_be_lowered(saved, never_decoded):
+    path = saved(half_red(), "PNG")
+    with pytest.raises(ValueError, match="has 40x20 pixels; expected at most 799"):
+        open_image(path, most_pixels=799)
+
+
+def test_no_decoder_but_the_allowed_ones_is_ever_tried(monkeypatch, written):
+    Image.init()  # all decoders, EPS with its Ghostscript among them
+    tried = set()
+
+    def watched(name, accept):
+        def ask(prefix):
+            tried.add(name)
+            return accept(prefix) if accept else True
+
+        return ask
+
+    for name, (factory, accept) in list(Image.OPEN.items()):
+        monkeypatch.setitem(Image.OPEN, name, (factory, watched(name, accept)))
+    with pytest.raises(ValueError, match="cannot be read as"):
+        open_image(written(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"))
+    assert tried == set(FORMATS)

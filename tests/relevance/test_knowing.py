@@ -1,0 +1,226 @@
+"""Scores start at their priors, learn everywhere, and hear the question and nothing else."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from lightning_arrcoc.relevance.knowing import (
+    PRIOR_MARGIN,
+    InformationScorer,
+    Knowing,
+    ParticipatoryScorer,
+    PerspectivalScorer,
+    masked_mean,
+)
+from lightning_arrcoc.relevance.textures import CORE, Channel, channel_index
+
+QUERY_DIM = 6
+SCORERS = {
+    "information": "info_scorer",
+    "perspectival": "persp_scorer",
+    "participatory": "partic_scorer",
+}
+property_of = settings(deadline=None, max_examples=25, derandomize=True)
+
+
+def textures(images=2, rows=3, columns=4, seed=0):
+    """Any values in [0, 1]: the scorers need no real picture."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(images, len(CORE), rows, columns, generator=random)
+
+
+def question(images=2, tokens=5, seed=0):
+    """Token embeddings ``(I, L, D)``, all of them real."""
+    random = torch.Generator().manual_seed(seed)
+    query = torch.randn(images, tokens, QUERY_DIM, generator=random)
+    return query, torch.ones(images, tokens, dtype=torch.bool)
+
+
+def shaken(module, seed=0, scale=0.3):
+    """The module after some training, as it were: noise on every weight."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=random)
+    return module
+
+
+def channel_of(textures_ICHW, name):
+    return textures_ICHW[:, channel_index(CORE, name)]
+
+
+@pytest.fixture
+def knowing():
+    torch.manual_seed(0)
+    return Knowing(QUERY_DIM)
+
+
+@pytest.fixture
+def trained(knowing):
+    return shaken(knowing)
+
+
+# ------------------------------------------------------------------------------------- priors
+
+
+def test_at_first_scores_are_the_closed_form_priors(knowing):
+    seen = textures()
+    information, perspectival, participatory = knowing(seen, *question()).sigmoid().unbind(1)
+    salient = channel_of(seen, "saliency") * (1 - 0.5 * channel_of(seen, "eccentricity"))
+
+    def kept_finite(prior):
+        return prior.clip(PRIOR_MARGIN, 1 - PRIOR_MARGIN)
+
+    torch.testing.assert_close(information, kept_finite(channel_of(seen, "contrast")))
+    torch.testing.assert_close(perspectival, kept_finite(salient))
+    assert participatory.eq(0.5).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_priors_stay_finite_where_textures_reach_their_ends(knowing, value):
+    logits = knowing(torch.full((1, len(CORE), 2, 2), value), *question(images=1))
+    assert logits.isfinite().all()
+
+
+def test_information_averages_the_detail_channels_that_the_table_has():
+    table = tuple(
+        Channel(name, "", 0, 1, "") for name in ("high_pass", "red", "contrast", "entropy")
+    )
+    values = torch.tensor([0.3, 0.9, 0.6, 0.0])[None, :, None, None]
+    assert InformationScorer(table)(values).sigmoid().item() == pytest.approx((0.3 + 0.6 + 0) / 3)
+
+
+def test_a_table_without_salience_is_refused():
+    table = tuple(channel for channel in CORE if channel.name != "saliency")
+    with pytest.raises(KeyError, match="No channel 'saliency'"):
+        Knowing(QUERY_DIM, table)
+
+
+# ----------------------------------------------------------------------------------- learning
+
+
+def gradient_norms(module):
+    return {
+        name: 0.0 if parameter.grad is None else parameter.grad.norm().item()
+        for name, parameter in module.named_parameters()
+    }
+
+
+@pytest.mark.parametrize(
+    "last", ["info_scorer.residual.2", "persp_scorer.residual.2", "partic_scorer.cells.4"]
+)
+def test_the_last_layer_of_each_scorer_learns_from_the_first_step_on(knowing, last):
+    knowing(textures(), *question()).sigmoid().sum().backward()
+    norms = gradient_norms(knowing)
+    assert norms[f"{last}.weight"] > 1e-3
+    assert norms[f"{last}.bias"] > 1e-3
+
+
+def test_every_layer_learns_from_then_on(trained):
+    trained(textures(), *question()).sigmoid().sum().backward()
+    idle = {name for name, norm in gradient_norms(trained).items() if not norm > 1e-6}
+    assert not idle
+
+
+@pytest.mark.parametrize(
+    ("scorer", "hears"),
+    [
+        (InformationScorer(CORE, width=3), False),
+        (PerspectivalScorer(CORE, width=3), False),
+        (ParticipatoryScorer(CORE, QUERY_DIM, width=3, dim=2), True),
+    ],
+    ids=SCORERS,
+)
+def test_gradients_match_finite_differences(scorer, hears):
+    scorer = shaken(scorer.double())
+    query, mask = question(images=1, tokens=3)
+    mask[0, 2] = False
+    inputs = [textures(1, 2, 2).double(), *([query.double(), mask] if hears else [])]
+    names, weights = zip(*scorer.named_parameters(), strict=True)
+
+    def total_relevance(*weights):
+        named = dict(zip(names, weights, strict=True))
+        return functional_call(scorer, named, tuple(inputs)).sigmoid().sum()
+
+    assert torch.autograd.gradcheck(total_relevance, weights)
+
+
+# --------------------------------------------------------------------------------- the question
+
+
+def test_only_the_participatory_score_hears_the_question(trained):
+    one = trained(textures(), *question(seed=1))
+    other = trained(textures(), *question(seed=2))
+    assert one[:, :2].equal(other[:, :2])
+    assert (one[:, 2] - other[:, 2]).abs().min() > 1e-3
+
+
+def test_different_cells_answer_differently_to_one_question(trained):
+    same_cells = textures(1, 1, 1).expand(-1, -1, 3, 3)
+    logits = trained(torch.cat([same_cells, textures(1, 3, 3)]), *question())
+    assert logits[1, 2].std() > 1e-2
+
+
+@given(
+    tokens=st.integers(1, 5),
+    padding=st.integers(1, 6),
+    seed=st.integers(0, 2**31),
+    loudness=st.sampled_from([0.0, 1.0, 1e3]),
+)
+@property_of
+def test_neither_padding_nor_token_order_changes_a_score(tokens, padding, seed, loudness):
+    torch.manual_seed(seed)
+    trained = shaken(Knowing(QUERY_DIM), seed)
+    query, mask = question(1, tokens, seed)
+    padded_query = torch.cat([query, loudness * torch.randn(1, padding, QUERY_DIM)], 1)
+    padded_mask = torch.cat([mask, torch.zeros(1, padding, dtype=torch.bool)], 1)
+    anywhere = torch.randperm(tokens + padding)
+    torch.testing.assert_close(
+        trained(textures(1), padded_query[:, anywhere], padded_mask[:, anywhere]),
+        trained(textures(1), query, mask),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
+def test_every_real_token_is_heard(trained):
+    query, mask = question(1, 4)
+    whole = trained(textures(1), query, mask)[:, 2]
+    for token in range(4):
+        without = mask.clone()
+        without[0, token] = False
+        assert (trained(textures(1), query, without)[:, 2] - whole).abs().max() > 1e-3, token
+
+
+def test_a_neighbour_in_the_batch_changes_nothing(trained):
+    seen, (query, mask) = textures(3), question(3)
+    mask[1, 2:] = False
+    together = trained(seen, query, mask)
+    for i in range(3):
+        alone = trained(seen[i : i + 1], query[i : i + 1], mask[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+def test_the_masked_mean_by_hand():
+    values = torch.tensor([[[1.0, 10.0], [3.0, 30.0], [1e6, -1e6]]])
+    mask = torch.tensor([[True, True, False]])
+    assert masked_mean(values, mask).tolist() == [[2.0, 20.0]]
+
+
+# ---------------------------------------------------------------------------------- the promise
+
+
+def test_the_first_weight_of_the_info_scorer_reads_every_channel(knowing):
+    first = next(knowing.info_scorer.parameters())
+    assert first.shape == (256, len(CORE))
+
+
+def test_scores_come_in_the_order_of_their_names(knowing):
+    assert tuple(SCORERS) == Knowing.NAMES
+    for position, attribute in enumerate(SCORERS.values()):
+        before = knowing(textures(), *question())
+        shaken(getattr(knowing, attribute))
+        changed = (knowing(textures(), *question()) - before).abs().amax((0, 2, 3)) > 1e-4
+        assert changed.nonzero().flatten().tolist() == [position]

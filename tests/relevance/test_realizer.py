@@ -1,0 +1,259 @@
+"""The four steps work together: any part can be swapped, and every part learns."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_arrcoc.relevance import (
+    AdaptiveTensions,
+    FixedTensions,
+    Knowing,
+    TextureGenerator,
+    TokenAllocator,
+    build_realizer,
+)
+from lightning_arrcoc.relevance.textures import CELL_PX
+
+QUERY_DIM = 6
+PARTS = (
+    "knowing.info_scorer",
+    "knowing.persp_scorer",
+    "knowing.partic_scorer",
+    "balancer.norm",
+    "balancer.policy_net",
+    "null_query",
+)
+
+
+class Recorder(nn.Module):
+    """Knows nothing, remembers what it was asked."""
+
+    def forward(self, textures_ICHW, query_ILD, mask_IL):
+        self.query_ILD, self.mask_IL = query_ILD, mask_IL
+        images, _, rows, columns = textures_ICHW.shape
+        return torch.zeros(images, 3, rows, columns)
+
+
+def pictures(images=2, rows=2, columns=3, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(images, 3, rows * CELL_PX, columns * CELL_PX, generator=random)
+
+
+def question(images=2, tokens=4, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    query = torch.randn(images, tokens, QUERY_DIM, generator=random)
+    return query, torch.ones(images, tokens, dtype=torch.bool)
+
+
+def shake(module):
+    """Noise on every weight, as after some training."""
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=random)
+
+
+@pytest.fixture
+def realizer():
+    torch.manual_seed(0)
+    return build_realizer(QUERY_DIM)
+
+
+@pytest.fixture
+def trained(realizer):
+    shake(realizer)
+    return realizer
+
+
+# -------------------------------------------------------------------------------- what comes out
+
+
+def test_a_realization_tells_what_was_found_and_why(trained):
+    found = trained(pictures(), *question())
+    assert found.textures.shape == (2, 13, 2, 3)
+    assert found.scores.shape == (2, 3, 2, 3)
+    assert found.tensions.shape == (2, 3)
+    assert found.relevance.shape == found.relevance_logit.shape == (2, 2, 3)
+    for share in (found.scores, found.tensions, found.relevance):
+        assert 0 < share.min() < share.max() < 1
+    # Relevance follows from scores and tensions alone.
+    information, perspectival, participatory = found.scores.logit().unbind(1)
+    exploit = found.tensions[:, 0, None, None]
+    expected = 2 * exploit * participatory + (1 - exploit) * (information + perspectival)
+    torch.testing.assert_close(found.relevance, expected.sigmoid())
+
+
+def test_untrained_it_already_keeps_the_cell_where_something_is(realizer):
+    image = torch.full((1, 3, 4 * CELL_PX, 5 * CELL_PX), 0.2)
+    noise = torch.rand(3, CELL_PX, CELL_PX, generator=torch.Generator().manual_seed(0))
+    image[0, :, 2 * CELL_PX : 3 * CELL_PX, CELL_PX : 2 * CELL_PX] = noise
+    found = realizer(image, *question(images=1))
+    (allocation,) = realizer.allocator(found.relevance, found.tensions, 1)
+    assert allocation.positions.tolist() == [[2, 1]]
+
+
+def test_textures_made_before_are_as_good_as_the_images(trained):
+    measured = trained(pictures(), *question())
+    given = trained(None, *question(), textures_ICHW=trained.texture(pictures()))
+    assert given.relevance_logit.equal(measured.relevance_logit)
+    assert given.textures.equal(measured.textures)
+
+
+def test_given_textures_are_used_instead_of_the_images(trained):
+    other = trained.texture(pictures(seed=1))
+    found = trained(pictures(seed=0), *question(), textures_ICHW=other)
+    assert found.textures is other
+    assert found.relevance_logit.equal(trained(pictures(seed=1), *question()).relevance_logit)
+
+
+def test_a_neighbour_in_the_batch_changes_nothing(trained):
+    images, (query, mask) = pictures(images=3), question(images=3)
+    mask[1] = False
+    mask[2, 2:] = False
+    together = trained(images, query, mask)
+    for i in range(3):
+        alone = trained(images[i : i + 1], query[i : i + 1], mask[i : i + 1])
+        for one, all_ in zip(alone, together, strict=True):
+            torch.testing.assert_close(one[0], all_[i], atol=1e-5, rtol=1e-5)
+
+
+def test_padding_of_the_question_changes_nothing(trained):
+    query, mask = question()
+    padding = 50 * torch.ones(2, 3, QUERY_DIM)
+    unheard = torch.zeros(2, 3, dtype=torch.bool)
+    padded = trained(pictures(), torch.cat([padding, query], 1), torch.cat([unheard, mask], 1))
+    plain = trained(pictures(), query, mask)
+    torch.testing.assert_close(padded.relevance_logit, plain.relevance_logit, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_around_it_still_gives_fp32(trained):
+    query, mask = question()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trained(pictures().bfloat16(), query.bfloat16(), mask)
+    assert {values.dtype for values in found} == {torch.float32}
+
+
+# ------------------------------------------------------------------------------ the null query
+
+
+def test_the_null_query_is_heard_exactly_where_nothing_was_asked():
+    recorder = Recorder()
+    realizer = build_realizer(QUERY_DIM, knowing=recorder)
+    query, mask = question(images=3, tokens=2)
+    mask[1] = False
+    mask[2, 0] = False
+    realizer(pictures(images=3), query, mask)
+    assert recorder.mask_IL.tolist() == [
+        [False, True, True],
+        [True, False, False],
+        [False, False, True],
+    ]
+    assert recorder.query_ILD[:, 0].eq(realizer.null_query).all()
+    assert recorder.query_ILD[:, 1:].equal(query)
+
+
+def test_without_a_question_relevance_depends_on_the_null_query_alone(trained):
+    query, mask = question()
+    mask[1] = False
+    before = trained(pictures(), query, mask).relevance_logit
+    with torch.no_grad():
+        trained.null_query += torch.linspace(-1, 1, QUERY_DIM)
+    other_null = trained(pictures(), query, mask).relevance_logit
+    assert other_null[0].equal(before[0])
+    assert (other_null[1] - before[1]).abs().max() > 1e-3
+    other_padding = trained(pictures(), query + 5, mask).relevance_logit
+    torch.testing.assert_close(other_padding[1], other_null[1])
+
+
+def test_an_empty_question_may_be_of_length_zero(trained):
+    query, mask = question(tokens=0)
+    assert trained(pictures(), query, mask).relevance.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gradients_of_relevance_match_finite_differences(trained, part):
+    images, (query, mask) = pictures(), question()
+    mask[1] = False  # the second image asks the null query
+    weights = [p for name, p in trained.named_parameters() if name.startswith(part)]
+
+    def total_relevance():
+        return trained(images, query, mask).relevance.double().sum()
+
+    gradients = torch.autograd.grad(total_relevance(), weights)
+    slope = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    assert slope > 1e-3
+    step = 1e-2 / max(slope.item(), 1.0)  # far enough for fp32, near enough for a straight line
+    with torch.no_grad():
+
+        def after(distance):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight += distance * gradient / slope
+            return total_relevance()
+
+        ahead, behind = after(step), after(-2 * step)
+    assert ((ahead - behind) / (2 * step)).item() == pytest.approx(slope.item(), rel=1e-2)
+
+
+# ------------------------------------------------------------------------------------ its parts
+
+
+def test_names_in_the_state_dict_are_the_promised_ones(realizer):
+    state = realizer.state_dict()
+    unexpected = [name for name in state if not name.startswith(PARTS)]
+    missing = [part for part in PARTS if not any(name.startswith(part) for name in state)]
+    assert not unexpected
+    assert not missing
+    of_info_scorer = [weight for name, weight in state.items() if "info_scorer" in name]
+    assert of_info_scorer[0].shape == (256, realizer.texture.out_channels)
+
+
+def test_promised_attributes_are_there(realizer):
+    assert realizer.texture.out_channels == 13
+    assert realizer.allocator.num_positions == 0.1
+    assert isinstance(realizer.knowing, Knowing)
+    assert isinstance(realizer.balancer, AdaptiveTensions)
+
+
+def test_state_survives_a_round_trip(trained):
+    torch.manual_seed(1)
+    copy = build_realizer(QUERY_DIM)
+    copy.load_state_dict(trained.state_dict())
+    one, other = copy(pictures(), *question()), trained(pictures(), *question())
+    assert one.relevance_logit.equal(other.relevance_logit)
+
+
+def test_parts_that_are_given_are_the_parts_that_work():
+    texture, allocator = TextureGenerator(), TokenAllocator(7)
+    knowing, balancer = Recorder(), FixedTensions(exploit=0.9)
+    realizer = build_realizer(QUERY_DIM, texture, knowing, balancer, allocator)
+    assert realizer.texture is texture
+    assert realizer.knowing is knowing
+    assert realizer.balancer is balancer
+    assert realizer.allocator is allocator
+    found = realizer(pictures(), *question())
+    torch.testing.assert_close(found.tensions[:, 0], torch.tensor([0.9, 0.9]))
+    assert found.relevance.eq(0.5).all()
+    assert knowing.query_ILD.shape == (2, 5, QUERY_DIM)
+
+
+def test_makers_of_parts_learn_what_they_have_to_fit():
+    asked = {}
+
+    def make_knowing(**fit):
+        asked["knowing"] = fit
+        return Recorder()
+
+    def make_balancer(**fit):
+        asked["balancer"] = fit
+        return FixedTensions()
+
+    realizer = build_realizer(QUERY_DIM, knowing=make_knowing, balancer=make_balancer)
+    assert isinstance(realizer.knowing, Recorder)
+    assert isinstance(realizer.balancer, FixedTensions)
+    assert asked == {
+        "knowing": {"query_dim": QUERY_DIM, "channels": realizer.texture.channels},
+        "balancer": {"query_dim": QUERY_DIM, "channels": 13},
+    }

@@ -1,0 +1,93 @@
+"""Who may import whom, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_arrcoc
+
+PACKAGE = Path(lightning_arrcoc.__file__).parent
+ALONE = ("callbacks", "plugins", "loggers")
+
+
+def imports(file: Path) -> set[str]:
+    """Modules of ours, and foreign roots, that a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", ALONE)
+def test_drop_ins_import_nothing_of_ours_but_events(folder: str) -> None:
+    for file in files(folder):
+        ours = {
+            name
+            for name in imports(file)
+            if name.startswith("lightning_arrcoc.")
+            and not name.startswith((f"lightning_arrcoc.{folder}", "lightning_arrcoc.events"))
+        }
+        assert ours == set(), file
+
+
+def test_relevance_knows_neither_lightning_nor_transformers_nor_the_rest() -> None:
+    for file in files("relevance"):
+        for name in imports(file):
+            assert not name.startswith(("lightning.", "transformers")), file
+            assert not name.startswith("lightning_arrcoc.") or name.startswith(
+                "lightning_arrcoc.relevance"
+            ), file
+
+
+def test_only_vlm_and_the_composition_root_import_transformers() -> None:
+    users = {
+        file.relative_to(PACKAGE).parts[0]
+        for file in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == "transformers" for name in imports(file))
+    }
+    assert users == {"vlm", "commands.py"}
+
+
+def test_vlm_imports_relevance_and_itself_alone() -> None:
+    for file in files("vlm"):
+        if file.name == "make.py":  # lays down the backbone for the digits
+            continue
+        for name in imports(file):
+            assert not name.startswith("lightning_arrcoc.") or name.startswith(
+                ("lightning_arrcoc.relevance", "lightning_arrcoc.vlm")
+            ), f"{file}: {name}"
+
+
+@pytest.mark.parametrize("module", ["lightning_arrcoc", "lightning_arrcoc.callbacks.curriculum"])
+def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: str) -> None:
+    heavy = {"transformers", "kornia", "matplotlib", "wandb", "sklearn", "hydra"}
+    code = (
+        "import sys, lightning.pytorch; before = set(sys.modules); "
+        f"import {module}; print(sorted({heavy} & (set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in lightning_arrcoc.__all__:
+        assert getattr(lightning_arrcoc, name).__module__.startswith("lightning_arrcoc.")
+    assert set(lightning_arrcoc.__all__) <= set(dir(lightning_arrcoc))
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        lightning_arrcoc.Nonsense  # noqa: B018

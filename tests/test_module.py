@@ -1,0 +1,196 @@
+"""Training steps, schedules and checkpoints, with real few-step runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
+from lightning_arrcoc.contest import Contest, exact_matches
+from lightning_arrcoc.data.digits import DigitQuestions
+from lightning_arrcoc.module import rate_factor
+
+
+@pytest.fixture
+def module(backbone_folder: Path) -> ArrCocModule:
+    torch.manual_seed(0)
+    return ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
+
+
+def questions(split: str, length: int) -> DigitQuestions:
+    return DigitQuestions(split, length, canvas_px=(128, 128), digits=3)
+
+
+@pytest.fixture
+def data() -> VqaDataModule:
+    return VqaDataModule(
+        questions("train", 12), questions("val", 4), questions("test", 4),
+        batch_size=4, num_workers=0,
+    )  # fmt: skip
+
+
+def trainer(folder: Path, **options: Any) -> pl.Trainer:
+    settings = {
+        "max_steps": 3,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "log_every_n_steps": 1,
+    }
+    return pl.Trainer(**(settings | options))
+
+
+def weights(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in part.state_dict().items()}
+
+
+def changed(part: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {n for n, value in part.state_dict().items() if not torch.equal(value, before[n])}
+
+
+def test_training_arr_coc_leaves_the_backbone_alone(
+    module: ArrCocModule, data: VqaDataModule, tmp_path: Path
+) -> None:
+    backbone, arr_coc = weights(module.model.backbone), weights(module.model.arr_coc)
+    run = trainer(tmp_path)
+    run.fit(module, data)
+    assert changed(module.model.backbone, backbone) == set()
+    assert "knowing.info_scorer.residual.2.weight" in changed(module.model.arr_coc, arr_coc)
+    logged = run.callback_metrics
+    for key in ("train/loss", "train/accuracy", "train/gate", "train/tension_exploit"):
+        assert logged[key].isfinite()
+    assert float(logged["val/kept"]) == 0.25
+    assert 0 <= float(logged["val/exact_match"]) <= 1
+
+
+def test_training_the_backbone_leaves_arr_coc_alone(
+    backbone_folder: Path, data: VqaDataModule, tmp_path: Path
+) -> None:
+    module = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder)), trains="backbone")
+    backbone, arr_coc = weights(module.model.backbone), weights(module.model.arr_coc)
+    run = trainer(tmp_path)
+    run.fit(module, data)
+    assert changed(module.model.arr_coc, arr_coc) == set()
+    assert "model.visual.patch_embed.proj.weight" in changed(module.model.backbone, backbone)
+    assert float(run.callback_metrics["val/kept"]) == 1.0
+
+
+def test_frozen_parts_stay_in_eval_mode(module: ArrCocModule) -> None:
+    module.train()
+    assert module.model.arr_coc.training
+    assert not module.model.backbone.training
+    module.eval()
+    assert not module.model.arr_coc.training
+
+
+def test_a_checkpoint_holds_what_was_trained_and_whose_it_is(
+    module: ArrCocModule, data: VqaDataModule, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path)
+    run.fit(module, data)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert all(name.startswith("arr_coc.") for name in saved["state_dict"])
+    assert saved["state_dict"].keys() == {
+        f"arr_coc.{name}" for name in module.model.arr_coc.state_dict()
+    }
+    assert saved["backbone"]["model_type"] == "qwen3_vl"
+    assert len(saved["backbone"]["weights_sha256"]) == 64
+
+
+def test_a_resumed_run_goes_on_where_it_was(
+    backbone_folder: Path, data: VqaDataModule, tmp_path: Path
+) -> None:
+    def fresh() -> ArrCocModule:
+        torch.manual_seed(0)
+        return ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
+
+    first = fresh()
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(first, data)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    torch.manual_seed(5)
+    second = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
+    resumed = trainer(tmp_path, max_steps=2)
+    resumed.fit(second, data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert resumed.global_step == 2
+    assert changed(second.model.arr_coc, weights(first.model.arr_coc)) == set()
+
+
+def saved_run(module: ArrCocModule, data: VqaDataModule, folder: Path) -> Path:
+    run = trainer(folder, max_steps=1, limit_val_batches=0)
+    run.fit(module, data)
+    run.save_checkpoint(folder / "a.ckpt")
+    return folder / "a.ckpt"
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(
+    module: ArrCocModule, data: VqaDataModule, backbone_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = saved_run(module, data, tmp_path)
+    other = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), random_weights=True))
+    with pytest.raises(ValueError, match=r"belongs to the backbone .*weights_sha256"):
+        trainer(tmp_path).test(other, data, ckpt_path=checkpoint, weights_only=True)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(
+    module: ArrCocModule, data: VqaDataModule, tmp_path: Path
+) -> None:
+    checkpoint = saved_run(module, data, tmp_path)
+    scorer = module.model.arr_coc.knowing.info_scorer.residual
+    scorer[0], scorer[2] = torch.nn.Linear(13, 99), torch.nn.Linear(99, 1)
+    before = weights(module.model.arr_coc)
+    with pytest.raises(ValueError, match=r"\(256, 13\) in the checkpoint, \(99, 13\) here"):
+        trainer(tmp_path).test(module, data, ckpt_path=checkpoint, weights_only=True)
+    assert changed(module.model.arr_coc, before) == set()
+
+
+def test_a_test_compares_every_contestant_at_every_budget(
+    backbone_folder: Path, data: VqaDataModule, tmp_path: Path
+) -> None:
+    contest = Contest(budgets=(0.5, 0.25))
+    module = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder)), contest=contest)
+    logged = trainer(tmp_path).test(module, data, verbose=False)[0]
+    assert set(logged) == {"test/full@1"} | {
+        f"test/{who}@{budget}"
+        for who in ("ARR-COC", "random", "downsampled")
+        for budget in (0.5, 0.25)
+    }
+    results = contest.results()
+    assert [result.tokens for result in results["ARR-COC"]] == [8.0, 4.0]
+    assert [result.tokens for result in results["random"]] == [8.0, 4.0]
+    assert all(r.tokens <= b * 16 for r, b in zip(results["downsampled"], (0.5, 0.25), strict=True))
+    assert results["full"][0].tokens == 16.0
+
+
+def test_two_tests_in_a_row_do_not_add_up(
+    module: ArrCocModule, data: VqaDataModule, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path)
+    assert run.test(module, data, verbose=False) == run.test(module, data, verbose=False)
+
+
+def test_exact_match_forgives_case_and_space_alone() -> None:
+    assert exact_matches([" Yes\n", "7", "77", ""], ["yes", "7", "7", "7"]) == [1, 1, 0, 0]
+
+
+def test_the_rate_rises_holds_and_falls_to_zero() -> None:
+    factors = [rate_factor(step, steps=100, warmup=0.1, decay=0.5) for step in range(101)]
+    assert factors[0] == pytest.approx(1 / 11)
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:51] == [1.0] * 41
+    assert factors[75] == pytest.approx(0.5)
+    assert factors[100] == 0
+    assert factors[50:] == sorted(factors[50:], reverse=True)
+
+
+def test_an_unknown_part_to_train_is_refused(backbone_folder: Path) -> None:
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    with pytest.raises(ValueError, match="'arr_coc' or 'backbone'"):
+        ArrCocModule(model, trains="everything")  # type: ignore[arg-type]

@@ -1,0 +1,56 @@
+"""README keeps its word."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_arrcoc.cli import COMMANDS
+from lightning_arrcoc.config import check_overrides
+from lightning_arrcoc.vlm.loading import TINY_FOLDER
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+OVERRIDE = re.compile(r"(?<![\w./])((?:[a-z_]+\.)*[a-z_]+=[\w./\-]+)")
+
+
+def overrides_in_prose() -> list[str]:
+    """Every key=value in README's inline code that a run of fit could take."""
+    code = re.findall(r"`([^`\n]+)`", README)
+    found = {word for text in code for word in OVERRIDE.findall(text)}
+    return sorted(word for word in found if not word.startswith(("ckpt=", "image=", "question=")))
+
+
+@pytest.mark.skipif(not (TINY_FOLDER / "model.safetensors").exists(), reason="no weights yet")
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+    assert "14 of 144 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", overrides_in_prose())
+def test_overrides_in_the_text_are_valid(word: str) -> None:
+    if word.startswith("budget="):  # a keyword of the Python call
+        return
+    assert check_overrides("fit", [word])
+
+
+def test_the_text_names_some_overrides() -> None:
+    assert len(overrides_in_prose()) > 5
+
+
+def test_every_command_has_a_row() -> None:
+    for command in COMMANDS:
+        assert f"| `{command}` |" in README
+
+
+def test_the_two_lines_are_there_as_promised() -> None:
+    assert 'pip install -c constraints.txt -e ".[demo]" && python -m lightning_arrcoc fit' in README
+    assert 'pip install -c constraints.txt -e ".[dev]" && pytest' in README
+
+
+def test_files_that_the_text_shows_exist() -> None:
+    for target in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / target).exists(), target
