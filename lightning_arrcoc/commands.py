@@ -40,6 +40,9 @@ def fit(config: DictConfig) -> int:
     checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt)
     parts = assemble(config)
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if not config.trainer.get("fast_dev_run"):
+        # Lightning's callbacks save at validations; what is measured below are the last weights.
+        parts.trainer.save_checkpoint(parts.folder / "checkpoints" / "last.ckpt")
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
         compare(parts, config)
     return 0

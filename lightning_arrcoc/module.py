@@ -38,6 +38,7 @@ class ArrCocModule(pl.LightningModule):
     train/loss            answer cross-entropy and gate penalty                nats
     train/accuracy        answer tokens guessed right                          share
     train/gate            mean gate; soft phase only                           share
+    train/open            tokens whose gate is more than half open; soft only  count
     train/tension_*       mean of each tension; soft phase only                0 to 1
     val/exact_match       answers right, hard choice at the model's budget     share
     val/kept              visual tokens kept                                   share
@@ -148,6 +149,10 @@ class ArrCocModule(pl.LightningModule):
     def _log_selection(self, output: ArrCocOutput, gate: Tensor) -> None:
         allocations = output.allocation or []
         self.log("train/gate", gate, batch_size=len(allocations))
+        opened = [(allocation.relevance > 0.5).float().sum() for allocation in allocations]
+        self.log(
+            "train/open", torch.stack(opened).mean(), prog_bar=True, batch_size=len(allocations)
+        )
         tensions = torch.stack([allocation.tensions for allocation in allocations]).mean(0)
         for name, value in zip(TENSIONS, tensions, strict=True):
             self.log(f"train/tension_{name}", value, batch_size=len(allocations))

@@ -89,9 +89,7 @@ def test_from_pretrained_is_found_through_the_lazy_package() -> None:
     assert found.home == "lightning_arrcoc.vlm.qwen3_vl"
 
 
-@pytest.mark.parametrize(
-    "module", ["callbacks", "loggers", "plugins", "profilers", "strategies"]
-)
+@pytest.mark.parametrize("module", ["callbacks", "loggers", "plugins", "profilers", "strategies"])
 def test_every_public_class_of_lightning_reads_as_python_sees_it(module: str) -> None:
     path = f"lightning.pytorch.{module}"
     loaded = importlib.import_module(path)

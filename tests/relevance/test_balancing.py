@@ -140,8 +140,16 @@ def test_the_policy_net_learns_all_over_also_from_maps_without_any_spread(adapti
         ([[0.0], [1], [2], [9]], 3, 9, 12.5, [0.5, 0.5, 5.5, 5.5]),
         ([[4.0]], 4, 4, 0, [4, 4, 4, 4]),
         ([[0.0, 3, 6], [0, 3, 6]], 3, 6, 6, [1.5, 4.5, 1.5, 4.5]),
+        ([[0.0, 0], [3, 3], [6, 6]], 3, 6, 6, [1.5, 1.5, 4.5, 4.5]),
     ],
-    ids=["square", "one row", "one column", "one cell", "three columns share the middle one"],
+    ids=[
+        "square",
+        "one row",
+        "one column",
+        "one cell",
+        "middle column shared",
+        "middle row shared",
+    ],
 )
 def test_statistics_by_hand(scores, mean, highest, variance, quadrants):
     found = statistics(torch.tensor(scores)[None, None])

@@ -1,0 +1,123 @@
+"""A file is replaced whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_arrcoc.atomic import write_atomically
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@settings(
+    max_examples=20,
+    deadline=None,  # fsync takes as long as the disk likes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(old=st.binary(max_size=64), new=st.binary(max_size=64))
+def test_the_old_content_is_replaced_whole(tmp_path: Path, old: bytes, new: bytes) -> None:
+    """A shorter text leaves nothing of a longer one behind."""
+    target = tmp_path / "file.bin"
+    for content in (old, new):
+        write_atomically(target, lambda file, content=content: file.write(content))
+        assert target.read_bytes() == content
+    assert names(tmp_path) == ["file.bin"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_atomically(str(tmp_path / "a" / "b" / "file"), lambda file: file.write(b"x"))
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("existing", [True, False])
+def test_when_the_writer_fails_the_old_file_stands_and_nothing_is_left(
+    error: type[BaseException], existing: bool, tmp_path: Path
+) -> None:
+    target = tmp_path / "file"
+    if existing:
+        target.write_bytes(b"old")
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half of the n")
+        file.flush()
+        raise error("broken off")
+
+    with pytest.raises(error, match="broken off"):
+        write_atomically(target, fail)
+    assert names(tmp_path) == (["file"] if existing else [])
+    assert not existing or target.read_bytes() == b"old"
+
+
+def test_nobody_sees_a_half_written_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"new")
+        file.flush()
+        assert target.read_bytes() == b"old"
+
+    write_atomically(target, write)
+    assert target.read_bytes() == b"new"
+
+
+def test_the_content_is_on_disk_before_the_name_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_size == 3, "flushed before it is synced"
+        done.append("fsync")
+        fsync(descriptor)
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        done.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    write_atomically(tmp_path / "file", lambda file: file.write(b"new"))
+    assert done[:2] == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask_as_those_of_open_do(
+    umask: int, mode: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "ours", lambda file: file.write(b"x"))
+        (tmp_path / "plain").write_bytes(b"x")
+        after = os.umask(umask)
+    finally:
+        os.umask(before)
+    assert after == umask, "the umask itself is as it was"
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == mode
+
+
+def test_a_folder_in_the_way_stays_and_no_temporary_file_does(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_atomically(tmp_path / "taken", lambda file: file.write(b"x"))
+    assert names(tmp_path) == ["taken"]
+    assert names(tmp_path / "taken") == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(OSError, match="file"):
+        write_atomically(tmp_path / "file" / "below", lambda file: file.write(b"x"))
+    assert (tmp_path / "file").read_bytes() == b"old"
