@@ -87,6 +87,11 @@ def _guarded(command: str, config: Any) -> int:
         return int(getattr(commands, command)(config))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as error:
+        # The Trainer turns Ctrl-C into exit code 1.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return INTERRUPTED
+        raise
     except mendable as error:
         if config.get("debug"):
             raise

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_arrcoc.atomic import write_atomically
-from lightning_arrcoc.config import build
 from lightning_arrcoc.contest import results_table
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule
@@ -24,6 +23,7 @@ from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.module import ArrCocModule
 from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
+from lightning_arrcoc.targets import build
 
 
 class Parts(NamedTuple):

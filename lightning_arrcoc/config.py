@@ -1,37 +1,30 @@
-"""Configuration that fails in a second: unknown keys, wrong types, targets out of bounds."""
+"""The command line's words -> a checked configuration, ahead of Hydra and without torch."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
-import typing
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from lightning_arrcoc.signatures import Signature, annotated_type, read_signature
-
-ALLOWED_TARGETS = (
-    "lightning_arrcoc.",
-    "lightning.pytorch.Trainer",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "lightning.pytorch.plugins.",
-    "lightning.pytorch.profilers.",
-    "lightning.pytorch.strategies.",
+from lightning_arrcoc.targets import (
+    check_config,
+    check_type,
+    find_targets,
+    target_signature,
+    unknown_key,
 )
-ALLOW_VARIABLE = "LIGHTNING_ARRCOC_ALLOW"  # further prefixes, separated by commas
+
 # Keys that no constructor takes, because the command itself reads them.
 OPTIONS: Mapping[str, Any] = {
     "seed": int,
@@ -41,6 +34,13 @@ OPTIONS: Mapping[str, Any] = {
     "question": str | None,
     "picture_samples": int,
 }
+FREE_TEXT = ("question", "image", "ckpt", "model.backbone")
+PLAIN_WORD = re.compile(r"[A-Za-z_./~][\w./~-]*")
+HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
+WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
+REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
+Compose = Callable[[str, list[str]], DictConfig]
+HYDRA_MAY_CALL = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
 
 def config_dir() -> Path:
@@ -55,228 +55,178 @@ def check_overrides(command: str, arguments: list[str]) -> list[str]:
 
     Args:
         command: name of the top-level configuration.
-        arguments: what stands behind it on the command line; flags pass through.
+        arguments: what stands behind it on the command line.
 
     Returns:
-        The same arguments; a key that the configuration leaves out but the constructor it belongs
-        to takes, such as ``trainer.limit_val_batches=2``, gets the ``+`` that Hydra wants.
+        The arguments as Hydra takes them: free text is quoted, and a key that the configuration
+        leaves out but the constructor it belongs to takes, such as
+        ``trainer.limit_val_batches=2``, gets its ``+``.
 
     Raises:
-        ValueError: an unknown key, group or option, a value of the wrong type, or a forbidden
-            target.
+        ValueError: an unknown word, key, group or option, a value of the wrong type, a forbidden
+            target, or an output folder that cannot be written.
     """
-    if any(flag in arguments for flag in ("--help", "--hydra-help", "--version", "-h")):
+    if any(flag in arguments for flag in HELP):
         return arguments
-    words = [word for word in arguments if "=" in word or word.startswith("~")]
+    sweep = any(flag in arguments for flag in ("-m", "--multirun"))
+    arguments = arguments if sweep else [_quoted(word) for word in arguments]
+    words = _overrides_among(arguments)
+    extra = _value_of(arguments, ("--config-dir", "-cd"))
     try:
         overrides = OverridesParser.create().parse_overrides(words)
-        with _hydra(arguments):
-            chosen = [_first_choice(o) for o in overrides if _is_group(o)]
-            base = compose(command, chosen)
-            completed = {o.input_line or "": _complete(o, base) for o in overrides}
-            config = compose(command, [_first_choice(o, completed) for o in overrides])
-            check_config(config)
+        with _hydra(extra) as composed:
+            groups = [o for o in overrides if _is_group(o.key_or_group, extra)]
+            base = composed(command, [_values(o)[0] for o in groups])
+            completed = {str(o.input_line): _complete(o, base, extra) for o in overrides}
+            choices = [_values(o, completed) for o in overrides]
+            if not sweep:
+                _refuse_several(overrides, choices)
+            for chosen in _each_value_once(choices):
+                _check(composed(command, chosen), base)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return [completed.get(word, word) for word in arguments]
 
 
-def check_config(config: DictConfig) -> None:
-    """Check every constructor call of a composed configuration; nothing is imported or made.
-
-    Raises:
-        ValueError: a target outside the allowlist, a parameter it does not have, or a value of
-            another type than it wants.
-    """
+def _check(config: DictConfig, base: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=False)
+    hydra = plain.pop("hydra")
+    check_config(OmegaConf.create(plain))
+    for key in plain:
+        if key not in base:
+            raise ValueError(unknown_key(key, key, base))
     for key, expected in OPTIONS.items():
         if key in plain:
-            _check_type(key, plain[key], expected)
-    for path, node in _targets(plain):
-        signature = target_signature(str(node["_target_"]), path)
-        if signature is None:
+            check_type(key, plain[key], expected)
+    # Hydra makes these itself, before our own code is asked.
+    for path, node in find_targets(hydra, "hydra"):
+        if not str(node["_target_"]).startswith(HYDRA_MAY_CALL):
+            raise ValueError(f"{path}._target_={node['_target_']} is not allowed.")
+    if "'()'" in str([hydra.get("job_logging"), hydra.get("hydra_logging")]):
+        raise ValueError("A factory '()' in hydra's logging is not allowed.")
+    _check_writable(str(hydra["run"]["dir"]))
+
+
+def _check_writable(folder: str) -> None:
+    """Whether a run can make its folder: as far as its name is known before the run."""
+    known = Path(folder.split("${")[0] or ".").absolute()
+    while not known.exists():
+        known = known.parent
+    if not known.is_dir() or not os.access(known, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"No run can write below {str(known)!r}; expected a folder with write permission. "
+            "Start from another folder, or set hydra.run.dir=..."
+        )
+
+
+# ---------------------------------------------------------------------------------- words
+
+
+def _quoted(word: str) -> str:
+    """A word whose value is free text, quoted for Hydra's grammar where it needs to be."""
+    key, equals, value = word.partition("=")
+    bare = key.lstrip("+")
+    done = value[:1] in "'\"" and len(value) > 1 and value[-1] == value[0]
+    if not equals or bare not in FREE_TEXT or done or PLAIN_WORD.fullmatch(value) or not value:
+        return word
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"{key}='{escaped}'"
+
+
+def _overrides_among(arguments: list[str]) -> list[str]:
+    """The words that set something, without flags and their values."""
+    words: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word.split("=")[0] in REFUSED:
+            raise ValueError(f"{word.split('=')[0]} is not for this program; use --config-dir.")
+        if word in WITH_VALUE:
+            next(rest, None)
+        elif word.startswith("-"):
             continue
-        for name, value in node.items():
-            if name in ("_target_", "_partial_", "_recursive_", "_convert_"):
-                continue
-            if name in signature.parameters:
-                wanted = annotated_type(signature.parameters[name])
-                _check_type(f"{path}.{name}", value, wanted)
-            elif not signature.takes_any:
-                raise ValueError(unknown_key(f"{path}.{name}", name, signature.parameters))
+        elif "=" not in word and not word.startswith("~"):
+            raise ValueError(f"Unknown word {word!r}; expected key=value, for instance seed=1.")
+        else:
+            words.append(word)
+    return words
 
 
-def target_signature(target: str, where: str) -> Signature | None:
-    """What a `_target_` takes, if a configuration may call it; None where its source is silent.
-
-    Raises:
-        ValueError: the name, or the module it leads to, lies outside the allowlist.
-    """
-    signature = read_signature(target) if target.startswith(_allowed()) else None
-    if not target.startswith(_allowed()) or (signature and not _at_home(signature.home)):
-        raise ValueError(_forbidden(target, where))
-    return signature
-
-
-def build(node: DictConfig | ListConfig, **extra: Any) -> Any:
-    """`hydra.utils.instantiate` for what the allowlist permits.
-
-    Both the name and the home of what it leads to must lie inside: a path through a module's own
-    imports (``lightning_arrcoc.cli.os.system``) leads out of it.
-
-    Raises:
-        ValueError: a target lies outside the allowlist or does not exist.
-    """
-    for path, part in _targets(OmegaConf.to_container(node, resolve=True)):
-        target = str(part["_target_"])
-        target_signature(target, path)
-        try:
-            found = get_object(target)
-        except Exception as error:
-            raise ValueError(
-                f"{path}._target_={target} is not there: {_one_line(error)}"
-            ) from error
-        if not callable(found) or not _at_home(str(getattr(found, "__module__", ""))):
-            raise ValueError(_forbidden(target, path))
-    return instantiate(node, **extra)
-
-
-def _allowed() -> tuple[str, ...]:
-    extra = os.environ.get(ALLOW_VARIABLE, "").split(",")
-    return (*ALLOWED_TARGETS, *(f"{name.strip().rstrip('.')}." for name in extra if name.strip()))
-
-
-def _at_home(module: str) -> bool:
-    return module.split(".")[0] in {prefix.split(".")[0] for prefix in _allowed()}
-
-
-def _forbidden(target: str, where: str) -> str:
-    return (
-        f"{where}._target_={target} is not allowed; expected a name that begins with "
-        f"{', '.join(_allowed())}. For a package of your own set {ALLOW_VARIABLE}=its_name."
-    )
-
-
-def unknown_key(where: str, name: str, known: typing.Iterable[object]) -> str:
-    """Found, expected, next step."""
-    names = sorted(str(key) for key in known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names)}."
-    return f"Unknown key {where!r}. {hint}"
-
-
-# ------------------------------------------------------------------------------ overrides
-
-
-class _hydra:  # noqa: N801
-    """Hydra's compose API on the shipped configurations and on --config-dir."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        self.extra = _option(arguments, ("--config-dir", "-cd"))
-
-    def __enter__(self) -> None:
-        GlobalHydra.instance().clear()
-        self.context = initialize_config_dir(str(config_dir()), version_base="1.3")
-        self.context.__enter__()
-        if self.extra:
-            search_path = GlobalHydra.instance().config_loader().get_search_path()
-            search_path.append("command line", f"file://{Path(self.extra).absolute()}")
-
-    def __exit__(self, *error: object) -> None:
-        self.context.__exit__(*error)
-        GlobalHydra.instance().clear()
-
-
-def _option(arguments: list[str], names: tuple[str, ...]) -> str | None:
+def _value_of(arguments: list[str], names: tuple[str, ...]) -> str | None:
     for place, word in enumerate(arguments):
-        name, _, value = word.partition("=")
+        name, equals, value = word.partition("=")
         if name in names:
-            return value or (arguments[place + 1] if place + 1 < len(arguments) else None)
+            return value if equals else next(iter(arguments[place + 1 :]), None)
     return None
 
 
-def _is_group(override: Override) -> bool:
-    key = override.key_or_group
-    return "." not in key and (config_dir() / key).is_dir()
+def _refuse_several(overrides: list[Override], choices: list[list[str]]) -> None:
+    for override, values in zip(overrides, choices, strict=True):
+        if len(values) > 1:
+            raise ValueError(
+                f"{override.input_line} names several values; add -m to run each, or quote the "
+                "text if it is one value with a comma."
+            )
 
 
-def _first_choice(override: Override, completed: Mapping[str, str] | None = None) -> str:
-    """The override itself, or the first value of a sweep, as `compose` takes no sweeps."""
-    line = (completed or {}).get(override.input_line or "", override.input_line or "")
+# ------------------------------------------------------------------------------ composing
+
+
+@contextmanager
+def _hydra(extra: str | None) -> Iterator[Compose]:
+    """A composer over the shipped configurations and, beside them, a folder of the user's."""
+    GlobalHydra.instance().clear()
+    search = [f"hydra.searchpath=['file://{Path(extra).absolute()}']"] if extra else []
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield lambda name, words: compose(name, [*search, *words], return_hydra_config=True)
+    GlobalHydra.instance().clear()
+
+
+def _is_group(key: str, extra: str | None) -> bool:
+    folders = [config_dir(), *([Path(extra)] if extra else [])]
+    return key.startswith("hydra/") or any((folder / key).is_dir() for folder in folders)
+
+
+def _values(override: Override, completed: Mapping[str, str] | None = None) -> list[str]:
+    """The override as it is, or once for each value of a sweep."""
+    line = (completed or {}).get(str(override.input_line), str(override.input_line))
     if not override.is_sweep_override():
-        return line
+        return [line]
     key = line.partition("=")[0]
-    value = override.value()
-    if isinstance(value, Sweep):
-        first = next(iter(override.sweep_string_iterator()), "")
-        return f"{key}={first}"
-    return line
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def _complete(override: Override, base: DictConfig) -> str:
+def _each_value_once(choices: list[list[str]]) -> Iterator[list[str]]:
+    """Every value of every sweep in some composition, the other sweeps at their first."""
+    first = [values[0] for values in choices]
+    yield first
+    for place, values in enumerate(choices):
+        for value in values[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
+
+
+def _complete(override: Override, base: DictConfig, extra: str | None) -> str:
     """The override as Hydra takes it; a key that cannot exist is an error."""
-    line, key = override.input_line or "", override.key_or_group
-    if _is_group(override) or key.startswith("hydra.") or override.is_add() or override.is_delete():
+    line, key = str(override.input_line), override.key_or_group
+    if _is_group(key, extra) or override.is_add() or override.is_delete():
         return line
-    if OmegaConf.select(base, key, default=_MISSING) is not _MISSING:
-        return line
-    parent: Any = base
+    node: Any = OmegaConf.to_container(base, resolve=False)
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        known = _known_keys(parent)
-        last = depth == len(parts) - 1
-        if part in parent and not last:
-            parent = parent[part]
-            if not isinstance(parent, DictConfig):
-                raise ValueError(f"{'.'.join(parts[: depth + 1])!r} has no parts; in {line!r}.")
-        elif part in known:
-            return f"+{line}"
-        elif part not in parent:
-            raise ValueError(unknown_key(key, part, known))
+        known = _known_keys(node)
+        if part not in node:
+            if part in known:
+                return f"+{line}"
+            raise ValueError(unknown_key(key, part, known - {"hydra"}))
+        node = node[part]
+        if depth < len(parts) - 1 and not isinstance(node, dict):
+            raise ValueError(f"{'.'.join(parts[: depth + 1])!r} has no parts; in {line!r}.")
     return line
 
 
-_MISSING = object()
-
-
-def _known_keys(node: DictConfig) -> set[str]:
-    known = {str(key) for key in node}
+def _known_keys(node: Mapping[str, Any]) -> set[str]:
+    known = set(node)
     if "_target_" in node:
         signature = target_signature(str(node["_target_"]), "")
         known |= set(signature.parameters) if signature else set()
     return known
-
-
-# ---------------------------------------------------------------------------------- types
-
-
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node of a plain configuration that calls something, with where it stands."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from _targets(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from _targets(value, f"{path}[{place}]")
-
-
-def _check_type(where: str, value: Any, expected: Any) -> None:
-    if "_target_" in str(value) or "${" in str(value):  # made by a call, or not known yet
-        return
-    try:
-        adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
-        adapter.validate_python(value)
-    except ValidationError as error:
-        wanted = expected.__name__ if inspect.isclass(expected) else str(expected)
-        wanted = wanted.replace("typing.", "").replace("collections.abc.", "")
-        found = error.errors()[0]["msg"]
-        raise ValueError(f"{where}={value!r}; expected {wanted} ({found}).") from None
-    except PydanticUserError:
-        return  # a type that pydantic cannot describe: the constructor judges
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__

@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 ANY_KEYWORD = "**"
-_NAMES = {
-    **vars(builtins),
+_NAMES: dict[str, object] = {
+    **{name: value for name, value in vars(builtins).items() if isinstance(value, type)},
     **{name: getattr(typing, name) for name in typing.__all__},
     **{name: getattr(collections.abc, name) for name in collections.abc.__all__},
 }
+# What an annotation is made of; anything that could call is absent.
+_NODES = (
+    ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.BinOp, ast.BitOr, ast.Constant,
+    ast.Tuple, ast.List,
+)  # fmt: skip
 
 
 class Signature(NamedTuple):
@@ -72,8 +77,11 @@ def read_signature(target: str) -> Signature | None:
 def annotated_type(annotation: str) -> object:
     """The type that an annotation names, where builtins and typing suffice to tell; else Any."""
     try:
-        return eval(annotation, {"__builtins__": {}}, dict(_NAMES)) if annotation else typing.Any
-    except (NameError, TypeError, AttributeError, SyntaxError):
+        tree = ast.parse(annotation, mode="eval")
+        if not all(isinstance(node, _NODES) for node in ast.walk(tree)):
+            return typing.Any
+        return eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, dict(_NAMES))
+    except (NameError, TypeError, SyntaxError):
         return typing.Any
 
 

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_arrcoc.config import (
-    ALLOW_VARIABLE,
-    build,
-    check_config,
-    check_overrides,
-    config_dir,
-    target_signature,
-)
+from lightning_arrcoc.config import check_overrides, config_dir
+from lightning_arrcoc.targets import ALLOW_VARIABLE, build, check_config, target_signature
 
 OUTSIDE = [
     "os.system",
@@ -323,13 +317,12 @@ def test_a_target_that_an_interpolation_spells_is_refused_when_it_is_built() -> 
 
 
 def test_nothing_is_built_before_every_target_is_allowed(tmp_path: Path) -> None:
-    """The first part would write a file; the second is forbidden."""
+    """The first part would complain about its file; the second is forbidden."""
     config = OmegaConf.create(
         [
             {
-                "_target_": "lightning_arrcoc.pictures.save_figure",
-                "figure": {"_target_": "lightning_arrcoc.pictures.Figure"},
-                "path": str(tmp_path / "made.png"),
+                "_target_": "lightning_arrcoc.data.images.open_image",
+                "path": str(tmp_path / "absent.png"),
             },
             {"_target_": "os.system", "command": f"touch {tmp_path / 'canary'}"},
         ]
@@ -340,7 +333,7 @@ def test_nothing_is_built_before_every_target_is_allowed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "target", ["lightning.pytorch.callbacks.x", "lightning_arrcoc.no.such.thing"]
+    "target", ["lightning.pytorch.callbacks.x", "lightning_arrcoc.data.no.such.thing"]
 )
 def test_a_target_that_is_not_there_is_said_in_one_line(
     target: str, caplog: pytest.LogCaptureFixture
@@ -357,8 +350,8 @@ def test_what_a_constructor_refuses_keeps_its_own_words() -> None:
 
 
 def test_an_allowed_target_is_called() -> None:
-    made = build(calling("lightning_arrcoc.pictures.wrap", text="a b", width=1))
-    assert made["part"] == "a\nb"
+    made = build(calling("lightning_arrcoc.data.images.allowed_formats", pillow="12.1.0"))
+    assert made["part"] == ("PNG", "WEBP")
 
 
 # ---------------------------------------------------------------------------- packages of your own

@@ -161,11 +161,13 @@ class DigitQuestions(Dataset[Sample]):
         return scans, digits
 
     def _ask(self, random: np.random.Generator, family: str, digits: list[Digit]) -> list[Asked]:
-        """The family's question; with more turns also any others, in random order."""
-        if self.turns == 1:
-            return pick(random, QUESTIONS[family](random, digits, self.canvas_px), 1)
+        """A question of the family; with more turns also any others, in random order."""
+        first = pick(random, QUESTIONS[family](random, digits, self.canvas_px), 1)
+        if self.turns == 1 or not first:
+            return first
         asked = [q for f in self.families for q in QUESTIONS[f](random, digits, self.canvas_px)]
-        return pick(random, asked, self.turns)
+        others = [q for q in asked if q[0].question != first[0][0].question]
+        return first + pick(random, others, self.turns - 1)
 
 
 # ------------------------------------------------------------------------------- questions
@@ -374,3 +376,10 @@ def _check(
             f"{digits} digits of up to {digit_px[1]} px fill {room:.0%} of a canvas of "
             f"{canvas_px[0]}x{canvas_px[1]} px; stay below 40 %: fewer digits or a larger canvas."
         )
+    own_colours = digits if digits <= len(COLOURS) else 2 * len(COLOURS) - digits
+    for family, least in (("colour", 1), ("caption", 1), ("comparison", 2)):
+        if family in families and own_colours < least:
+            raise ValueError(
+                f"Of {digits} digits {max(own_colours, 0)} have a colour to themselves; "
+                f"{family!r} asks for {least}. Choose another number of digits or other families."
+            )

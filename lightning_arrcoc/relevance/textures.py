@@ -133,12 +133,13 @@ def edges(images_I3hw: Tensor) -> dict[str, Tensor]:
     grey = luma(images_I3hw)
     # kornia's kernel sums to 1 in absolute value: a full step answers 0.5.
     dx, dy = (2 * spatial_gradient(grey[:, None], mode="sobel")[:, 0]).unbind(1)
-    spread = per_cell(grey.square()) - per_cell(grey).square()
+    mean = F.interpolate(per_cell(grey)[:, None], scale_factor=float(CELL_PX), mode="nearest")[:, 0]
+    spread = per_cell((grey - mean).square())  # squares first would leave rounding as contrast
     return {
         "edge_x": per_cell(dx.abs()),
         "edge_y": per_cell(dy.abs()),
         "edge_mean": per_cell(torch.hypot(dx, dy)) / 2**0.5,
-        "contrast": 2 * spread.clamp(min=0).sqrt(),
+        "contrast": 2 * spread.sqrt(),
     }
 
 

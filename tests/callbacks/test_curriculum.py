@@ -126,15 +126,18 @@ def test_the_stage_that_an_epoch_was_trained_on_is_logged(tmp_path: Path) -> Non
     assert module.seen == [0, 1, 1, 2]
 
 
+def saving(folder: Path, epochs: int) -> pl.Trainer:
+    return trainer(folder, epochs, CurriculumAdvance(), ModelCheckpoint(folder, save_last=True))
+
+
 def test_a_resumed_run_goes_on_at_its_stage(tmp_path: Path) -> None:
     """The checkpoint is written after the last epoch's advance, and read with weights_only."""
-    saver = ModelCheckpoint(tmp_path, save_last=True)
     first = Learner([1.0, 0.0, 1.0])
-    trainer(tmp_path, 3, CurriculumAdvance(), saver).fit(first, Feeder(Stages([ROWS] * 4)))
+    saving(tmp_path, 3).fit(first, Feeder(Stages([ROWS] * 4)))
     assert first.seen == [0, 1, 1]
 
     second, source = Learner([9.9, 9.9, 9.9, 0.0, 1.0, 0.0]), Stages([ROWS] * 4)
-    trainer(tmp_path, 6, CurriculumAdvance()).fit(
+    saving(tmp_path, 6).fit(
         second, Feeder(source), ckpt_path=tmp_path / "last.ckpt", weights_only=True
     )
     assert second.seen == [2, 2, 3]
@@ -142,14 +145,12 @@ def test_a_resumed_run_goes_on_at_its_stage(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_draws_as_many_samples_as_its_stage_has(tmp_path: Path) -> None:
-    saver = ModelCheckpoint(tmp_path, save_last=True)
-    first = Learner([1.0])
-    trainer(tmp_path, 1, CurriculumAdvance(), saver).fit(first, Feeder(Stages([4, 8])))
-    second = Learner([9.9, 0.0, 0.0])
-    trainer(tmp_path, 3, CurriculumAdvance()).fit(
-        second, Feeder(Stages([4, 8])), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    saving(tmp_path, 1).fit(Learner([1.0]), Feeder(Stages([4, 8])))
+    module = Learner([9.9, 0.0, 0.0])
+    saving(tmp_path, 3).fit(
+        module, Feeder(Stages([4, 8])), ckpt_path=tmp_path / "last.ckpt", weights_only=True
     )
-    assert [len(stages) for stages in second.stages] == [8, 8]
+    assert [len(stages) for stages in module.stages] == [8, 8]
 
 
 def test_one_callback_serves_two_runs(tmp_path: Path) -> None:

@@ -186,11 +186,12 @@ def test_a_png_whose_width_is_not_what_its_checksum_says_is_refused(saved, writt
 
 
 def test_a_png_whose_data_is_longer_than_it_says_is_refused(written):
-    content = png(64, 64, random.Random(0).randbytes(64 * (1 + 3 * 64)))
+    noise = random.Random(0)
+    content = png(64, 64, b"".join(b"\0" + noise.randbytes(3 * 64) for _ in range(64)))
     (length,) = struct.unpack_from(">I", content, 33)
     shorter = content[:33] + struct.pack(">I", length // 2) + content[37:]
     # PIL tells this one by a SyntaxError of its own.
-    with pytest.raises(ValueError, match="cannot be read as .* broken PNG file"):
+    with pytest.raises(ValueError, match=r"cannot be read as .* broken PNG file"):
         open_image(written(shorter))
 
 

@@ -1,0 +1,290 @@
+"""Every shipped YAML composes, is accepted by the checks, and makes what it says.
+
+The files are found by listing the folders, so that a new one is tested by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
+from lightning_arrcoc.cli import COMMANDS
+from lightning_arrcoc.config import build, check_config, check_overrides, config_dir
+from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.vlm.loading import TINY_FOLDER
+
+CONF = config_dir()
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir()
+}
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Iterator[Compose]:
+    """Compose as a running job does: Hydra knows the folder of the run."""
+
+    def run(command: str, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(
+                command,
+                [*overrides, f"hydra.runtime.output_dir={tmp_path}"],
+                return_hydra_config=True,
+            )
+        HydraConfig.instance().set_config(config)
+        return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+    yield run
+    HydraConfig.instance().cfg = None
+    GlobalHydra.instance().clear()
+
+
+def defaults(file: Path) -> list[Any]:
+    found: list[Any] = yaml.safe_load(file.read_text()).get("defaults", [])
+    return found
+
+
+# -------------------------------------------------------------------------------------- the files
+
+
+def test_the_groups_hold_what_was_promised() -> None:
+    promised = {
+        "model": {"tiny", "qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b"},
+        "data": {"digits"},
+        "callbacks": {"default", "none"},
+        "trainer": {"cpu", "gpu", "ddp"},
+        "logger": {"auto", "csv", "wandb", "tensorboard"},
+        "experiment": {"debug", "tiny_base", "small", "prod"},
+    }
+    assert {group: names - set(GROUPS[group]) for group, names in promised.items()} == {
+        group: set() for group in promised
+    }
+
+
+def test_every_command_has_its_file_and_every_file_its_command() -> None:
+    assert {file.stem for file in CONF.glob("*.yaml")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_experiment_has_the_last_word(command: str) -> None:
+    """Were `_self_` behind it, an experiment's own values would lose without a word."""
+    names = [next(iter(item)) if isinstance(item, dict) else item for item in
+             defaults(CONF / f"{command}.yaml")]  # fmt: skip
+    assert names[-2:] == ["_self_", "experiment"]
+
+
+def test_what_an_experiment_says_is_what_counts(composed: Compose) -> None:
+    assert composed("fit").picture_samples == 8
+    debug = composed("fit", "experiment=debug")
+    assert (debug.picture_samples, debug.trainer.max_steps) == (4, 3)
+    assert composed("fit", "experiment=debug", "trainer.max_steps=7").trainer.max_steps == 7
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_an_experiments_head_says_what_it_asks_costs_and_how_to_run_it(name: str) -> None:
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_", "without it the experiment lands in a key of its own"
+    comments = [line[1:].strip() for line in lines if line.startswith("#")]
+    head = " ".join(comments[1:])
+    assert "Asks:" in head
+    assert "Costs:" in head
+    ((command, arguments),) = re.findall(r"python -m lightning_arrcoc (\w+) ([^;]+)", head)
+    assert f"experiment={name}" in arguments
+    assert check_overrides(command, shlex.split(arguments))
+
+
+# ------------------------------------------------------------------------------------- composition
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_composes_as_it_is(command: str, composed: Compose) -> None:
+    check_config(composed(command))
+    assert check_overrides(command, []) == []
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_composes_for_every_command(command: str, group: str, option: str) -> None:
+    choice = f"{group}={option}"
+    assert check_overrides(command, [choice]) == [choice]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_outputs_go_below_the_folder_it_was_started_in(command: str, composed: Compose) -> None:
+    composed(command)
+    folder = HydraConfig.get().run.dir
+    assert folder.startswith(f"outputs{os.sep}{command}{os.sep}")
+
+
+@pytest.mark.parametrize("command", set(COMMANDS) - {"fit"})
+def test_commands_that_measure_neither_save_nor_log(command: str, composed: Compose) -> None:
+    config = composed(command)
+    assert not config.callbacks
+    assert not config.logger
+
+
+# ----------------------------------------------------------------------------------- instantiation
+
+
+@pytest.mark.parametrize("option", GROUPS["callbacks"])
+def test_callbacks_are_made(option: str, composed: Compose) -> None:
+    config = composed("fit", f"callbacks={option}").callbacks
+    assert all(isinstance(build(part), pl.Callback) for part in config.values())
+    assert bool(config) == (option != "none")
+
+
+@pytest.mark.parametrize("option", GROUPS["experiment"])
+def test_an_experiments_callbacks_are_made(option: str, composed: Compose) -> None:
+    config = composed("fit", f"experiment={option}").callbacks
+    assert config
+    assert all(isinstance(build(part), pl.Callback) for part in config.values())
+
+
+@pytest.mark.parametrize("option", GROUPS["logger"])
+def test_a_logger_is_made_in_the_folder_of_the_run(
+    option: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if option in ("wandb", "tensorboard") and not find_spec(option):
+        pytest.skip(f"{option} is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = composed("fit", f"logger={option}").logger
+    if option == "none":
+        assert not config
+        return
+    logger = build(config)
+    assert isinstance(logger, Logger)
+    assert logger.save_dir is not None
+    assert Path(logger.save_dir).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("option", GROUPS["data"])
+def test_data_is_made_and_gives_samples(option: str, composed: Compose) -> None:
+    pytest.importorskip("sklearn")
+    data = build(composed("fit", f"data={option}").data)
+    assert isinstance(data, VqaDataModule)
+    for source in (data.train, data.val, data.test):
+        assert source is not None
+        sample = source[0]
+        assert isinstance(sample, Sample)
+        assert sample.turns[0].answer
+
+
+def test_the_splits_of_the_digits_share_no_settings_that_would_leak(composed: Compose) -> None:
+    """Only training augments, and each split draws from its own scans."""
+    for option in GROUPS["data"]:
+        config = composed("fit", f"data={option}").data
+        assert (config.val.split, config.test.split) == ("val", "test")
+        assert not config.val.get("augment")
+        assert not config.test.get("augment")
+
+
+@pytest.mark.parametrize("option", GROUPS["trainer"])
+def test_a_trainer_is_made(option: str, composed: Compose, tmp_path: Path) -> None:
+    config = composed("fit", f"trainer={option}").trainer
+    check_config(composed("fit", f"trainer={option}"))
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if option == "ddp":
+        assert (config.devices, config.strategy) == ("auto", "ddp")
+        config.accelerator, config.devices = "cpu", 2
+    trainer = build(config, logger=False)
+    assert isinstance(trainer, pl.Trainer)
+    assert trainer.default_root_dir == str(tmp_path)
+    assert trainer.world_size == (2 if option == "ddp" else 1)
+
+
+@pytest.mark.parametrize("option", GROUPS["training"])
+def test_a_module_is_made_around_a_model(
+    option: str, composed: Compose, backbone_folder: Path
+) -> None:
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    module = build(composed("fit", f"training={option}").training, model=model)
+    assert isinstance(module, ArrCocModule)
+    assert module.model is model
+    assert module.trains == option
+
+
+@pytest.mark.parametrize("option", GROUPS["model"])
+def test_a_model_points_at_its_backbone(option: str, composed: Compose) -> None:
+    backbone = composed("fit", f"model={option}").model.backbone
+    size = option.rpartition("_")[2].upper()
+    assert backbone == ("tiny" if option == "tiny" else f"Qwen/Qwen3-VL-{size}-Instruct")
+
+
+@pytest.mark.skipif(
+    not (TINY_FOLDER / "model.safetensors").is_file(), reason="the tiny weights are not there"
+)
+@pytest.mark.parametrize("option", GROUPS["model"])
+def test_a_model_is_made_on_the_tiny_backbone(option: str, composed: Compose) -> None:
+    config = composed("fit", f"model={option}", "model.backbone=tiny").model
+    model = build(config)
+    assert isinstance(model, ArrCocQwen3VL)
+    assert model.budget == config.budget == 0.1
+    assert model.select == "before_vision"
+    assert model.backbone.dtype == getattr(torch, config.dtype)
+    assert model.arr_coc.texture.out_channels == 13
+
+
+def test_the_model_is_the_same_that_python_makes_without_yaml(
+    composed: Compose, backbone_folder: Path
+) -> None:
+    """Defaults live in Python; the YAML of the default model departs from none."""
+    ours = build(composed("fit", f"model.backbone={backbone_folder}").model)
+    plain = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    assert str(ours.arr_coc) == str(plain.arr_coc)
+    assert (ours.budget, ours.select) == (plain.budget, plain.select)
+
+
+def test_parts_of_the_model_can_be_swapped_from_the_command_line(
+    composed: Compose, backbone_folder: Path
+) -> None:
+    config = composed(
+        "fit",
+        f"model.backbone={backbone_folder}",
+        "model.arr_coc.balancer._target_=lightning_arrcoc.relevance.FixedTensions",
+        "model.arr_coc.balancer._partial_=false",
+    )
+    assert type(build(config.model).arr_coc.balancer).__name__ == "FixedTensions"
+
+
+def test_every_target_that_ships_is_there(composed: Compose) -> None:
+    """Python finds it: not its spelling alone is right."""
+    from hydra.utils import get_object
+
+    def targets(node: Any) -> Iterator[str]:
+        if isinstance(node, DictConfig):
+            if "_target_" in node:
+                yield node._target_
+            for key in node:
+                yield from targets(node._get_node(key))
+        elif isinstance(node, ListConfig):
+            for part in node:
+                yield from targets(part)
+
+    found = set()
+    for group, option in OPTIONS:
+        config = composed("fit", f"{group}={option}")
+        for part in ("model", "data", "training", "trainer", "callbacks", "logger"):
+            found |= set(targets(config[part]))
+    assert len(found) > 10
+    assert all(callable(get_object(target)) for target in found)
