@@ -7,7 +7,9 @@ Exit codes: 0 done, 1 a check found something bad or an error of ours, 2 the use
 from __future__ import annotations
 
 import difflib
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 COMMANDS = {
@@ -82,7 +84,7 @@ def _guarded(command: str, config: Any) -> int:
 
     from lightning_arrcoc import commands
 
-    mendable = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+    mendable = (ValueError, OSError, ImportError, MisconfigurationException)
     try:
         return int(getattr(commands, command)(config))
     except KeyboardInterrupt:
@@ -95,7 +97,20 @@ def _guarded(command: str, config: Any) -> int:
     except mendable as error:
         if config.get("debug"):
             raise
+        _forget_empty_run()
         return _fail(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _forget_empty_run() -> None:
+    """Remove the folder of a run that never began: it holds Hydra's record and nothing else."""
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if [entry.name for entry in folder.iterdir()] == [".hydra"]:
+        shutil.rmtree(folder)
+        for parent in (folder.parent, folder.parent.parent):  # outputs/fit, outputs
+            if parent.name in ("outputs", *COMMANDS) and not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def _unknown_command(arguments: list[str]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from lightning.pytorch import Trainer, seed_everything
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +23,7 @@ from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.module import ArrCocModule
 from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
 from lightning_arrcoc.targets import build
+from lightning_arrcoc.vlm.loading import hide_progress_bars
 
 
 class Parts(NamedTuple):
@@ -89,7 +89,7 @@ def predict(config: DictConfig) -> int:
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
     found: dict[str, Any] = (batches or [])[0][0]
-    allocation = found["allocation"]
+    allocation = found["allocations"][0]
     answered = Answered(sample.images[0], config.question, found["answer"], None, allocation)
     picture = parts.folder / "prediction.png"
     save_figure(draw_answers([answered], "Bright cells are kept, dark ones dropped"), picture)
@@ -101,6 +101,8 @@ def predict(config: DictConfig) -> int:
 
 def predict_split(parts: Parts, checkpoint: str) -> int:
     """Write an answer a line for the whole test split."""
+    if parts.trainer.world_size > 1:
+        raise ValueError("predict writes one file; run it with trainer.devices=1.")
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
@@ -109,8 +111,8 @@ def predict_split(parts: Parts, checkpoint: str) -> int:
             {
                 "answer": item["answer"],
                 "truth": item["truth"],
-                "tokens": len(item["allocation"].levels),
-                "of": item["allocation"].relevance.numel(),
+                "tokens": sum(len(a.levels) for a in item["allocations"]),
+                "of": sum(a.relevance.numel() for a in item["allocations"]),
             }
         )
         for batch in batches or []
@@ -170,7 +172,7 @@ def draw_samples(parts: Parts, count: int) -> Figure:
     with torch.inference_mode():
         found = parts.module.predict_step(batch, 0)
     answered = [
-        Answered(s.images[0], s.turns[-1].question, f["answer"], f["truth"], f["allocation"])
+        Answered(s.images[0], s.turns[-1].question, f["answer"], f["truth"], f["allocations"][0])
         for s, f in zip(samples, found, strict=True)
     ]
     share = model.budget if isinstance(model.budget, int) else f"{model.budget:.0%} of the"
@@ -222,4 +224,4 @@ def quiet_known_noise() -> None:
         r"The '\w+_dataloader' does not have many workers",
     ):
         warnings.filterwarnings("ignore", message=message)
-    transformers.utils.logging.disable_progress_bar()
+    hide_progress_bars()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -19,10 +20,10 @@ from lightning_arrcoc.data.collate import Batch
 from lightning_arrcoc.relevance.balancing import TENSIONS
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
+from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.identity import backbone_identity, differences
 
 IDENTITY = "backbone"  # key in a checkpoint
-IGNORED_LABEL = -100
 
 
 class ArrCocModule(pl.LightningModule):
@@ -175,7 +176,9 @@ class ArrCocModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         options = self._all_tokens if self.trains == "backbone" else {}
-        output = self.model.generate(**batch["prompts"], max_new_tokens=8, **options)
+        output = self.model.generate(
+            **batch["prompts"], max_new_tokens=8, do_sample=False, **options
+        )
         answers = decode_answers(self.model, output, batch["prompts"])
         for right in exact_matches(answers, batch["answers"]):
             self.val_exact_match.update(right)
@@ -197,13 +200,14 @@ class ArrCocModule(pl.LightningModule):
                 self.log(f"test/{name}@{budget:g}", result.exact_match)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each sample its answer and the allocation of its images."""
-        output = self.model.generate(**batch["prompts"], max_new_tokens=64)
+        """For each sample its answer, the truth and the allocations of its images."""
+        output = self.model.generate(**batch["prompts"], max_new_tokens=64, do_sample=False)
         answers = decode_answers(self.model, output, batch["prompts"])
+        allocations = iter(output.allocation or [])
         return [
-            {"answer": answer, "truth": truth, "allocation": allocation}
-            for answer, truth, allocation in zip(
-                answers, batch["answers"], output.allocation or [], strict=True
+            {"answer": answer, "truth": truth, "allocations": list(islice(allocations, images))}
+            for answer, truth, images in zip(
+                answers, batch["answers"], batch["images"], strict=True
             )
         ]
 

@@ -20,6 +20,7 @@ from lightning_arrcoc.relevance import Allocation
 DIMMED = 0.22  # brightness of a dropped cell
 RIGHT, WRONG, NEUTRAL = "#2e7d32", "#c62828", "#333333"
 COLUMNS = 4
+MOST_SIDE_PX = 1024  # finer than a sheet can show
 
 
 class Answered(NamedTuple):
@@ -51,6 +52,8 @@ def draw_kept(axes: Axes, image: Image.Image, allocation: Allocation) -> None:
     """Show the image with dropped cells dark and kept ones bright and framed."""
     kept = kept_mask(allocation)
     rows, columns = kept.shape
+    image = image.copy()
+    image.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX))
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     bright = np.asarray(Image.fromarray(kept).resize(image.size, Image.Resampling.NEAREST))
     pixels = pixels * np.where(bright, 1.0, DIMMED)[..., None]

@@ -25,8 +25,8 @@ from PIL import Image
 
 from lightning_arrcoc import cli, commands
 
-# `main` runs as the user's program does: a warning is a line on the screen, not an error.
-pytestmark = pytest.mark.filterwarnings("default")
+# `main` runs as the user's program does, where a warning is a line on the screen and no error.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 SMALL = ("experiment=debug", "model.random_weights=true")
 PATIENCE_S = 600  # a run takes seconds, but a busy machine is no failure
@@ -116,8 +116,9 @@ def refused(done: Done, *words: str) -> None:
         (("predict", "trainer.max_steps=abc"), ("expected int",)),
         (("fit", "model=huge"), ("model/huge", "qwen3_vl_2b")),
         (("fit", "model._target_=os.system"), ("os.system is not allowed",)),
-        (("fit", "foo"), ("foo",)),
-        (("predict", "question=Is it, well, red?"), ("question",)),
+        (("fit", "foo"), ("Unknown word 'foo'", "key=value")),
+        (("fit", "model.budget=0.1,0.2"), ("several values", "-m")),
+        (("fit", "--config-name=other"), ("--config-name",)),
     ],
     ids=lambda value: " ".join(value) or "nothing",
 )
@@ -431,7 +432,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(here: Here, checkpoint: Pat
     refused(done, "belongs to the backbone", "weights_sha256", "Set model.backbone")
 
 
-# --------------------------------------------------------------------------- bad pictures, questions
+# -------------------------------------------------------------------------- bad pictures, questions
 
 
 @pytest.mark.parametrize(
@@ -460,6 +461,21 @@ def test_predict_refuses_what_it_cannot_answer_about(
     done = here("predict", *SMALL, f"ckpt={checkpoint}", *filled)
     refused(done, *words)
     assert done.err.count("\n") == 1
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """`fit` does nothing but note what would start it again; seed 9 is a mistake."""
+    argv: list[list[str]] = []
+
+    def fit(config: Any) -> int:
+        argv.append(list(sys.argv))
+        if config.seed == 9:
+            raise ValueError("nine is no seed")
+        return 0
+
+    monkeypatch.setattr(commands, "fit", fit)
+    return argv
 
 
 # ------------------------------------------------------------------------------------- bad settings
@@ -520,6 +536,15 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(here: Here, tmp_path: Pa
     refused(done, str(tmp_path / "file"))
 
 
+def test_a_folder_for_sweeps_that_cannot_be_written_to_is_one_line(
+    here: Here, recorded: list[list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = here("fit", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'file' / 'below'}")
+    refused(done, str(tmp_path / "file"))
+    assert recorded == []
+
+
 def test_a_refused_command_leaves_no_folder_behind(here: Here) -> None:
     done = here("validate", "ckpt=nowhere.ckpt")
     refused(done)
@@ -527,21 +552,6 @@ def test_a_refused_command_leaves_no_folder_behind(here: Here) -> None:
 
 
 # -------------------------------------------------------------------------------- several processes
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """`fit` does nothing but note what would start it again; seed 9 is a mistake."""
-    argv: list[list[str]] = []
-
-    def fit(config: Any) -> int:
-        argv.append(list(sys.argv))
-        if config.seed == 9:
-            raise ValueError("nine is no seed")
-        return 0
-
-    monkeypatch.setattr(commands, "fit", fit)
-    return argv
 
 
 def test_what_starts_a_job_again_begins_with_the_command(
@@ -563,6 +573,12 @@ def test_what_starts_a_job_of_a_sweep_again_is_that_job_alone(
         for seed in (1, 2)
         for batches in (2, 3)
     ]
+
+
+def test_the_flag_for_a_sweep_may_stand_anywhere(here: Here, recorded: list[list[str]]) -> None:
+    done = here("fit", "experiment=debug", "-m", "seed=1,2")
+    assert done.code == 0, done.err
+    assert len(recorded) == 2
 
 
 def test_a_sweep_goes_on_behind_a_mistake_and_tells_of_it_at_the_end(
@@ -619,7 +635,7 @@ def test_two_processes_train_together_by_lightnings_own_launcher(tmp_path: Path)
 
 def test_a_sweep_runs_each_job_in_a_folder_of_its_own(tmp_path: Path) -> None:
     done = shell(
-        tmp_path, "fit", *SMALL, "-m", "seed=1,2", "trainer.max_steps=1", "picture_samples=0",
+        tmp_path, "fit", "-m", *SMALL, "seed=1,2", "trainer.max_steps=1", "picture_samples=0",
         "trainer.limit_test_batches=1", "logger=none",
     )  # fmt: skip
     assert done.code == 0, done.err

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_arrcoc.config import check_overrides, config_dir
@@ -156,8 +159,32 @@ def test_a_value_of_the_right_type_passes_as_it_is(override: str) -> None:
     assert check_overrides("fit", [override]) == [override]
 
 
-def test_a_number_is_a_question_too() -> None:
-    assert check_overrides("predict", ["image=a.png", "question=2024"])
+# What stands in quotes is taken as quoted already; null is nothing.
+written = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
+    lambda text: text != "null" and not (text[0] == text[-1] and text[0] in "'\"")
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=written)
+@example(text="2024")
+@example(text="true")
+@example(text="What's red, and where?")
+@example(text="Is it (really) 5 = five? [a, b] {c: d}")
+@example(text="back\\slash\\")
+@example(text="it's \\' odd")
+@example(text="What is ${x}?")
+def test_free_text_arrives_as_it_was_typed(text: str) -> None:
+    found = check_overrides("predict", [f"question={text}"])
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        assert compose("predict", found).question == text
+
+
+@pytest.mark.parametrize("text", ["'quoted, by hand'", '"quoted, by hand"'])
+def test_text_that_is_quoted_already_loses_its_quotes(text: str) -> None:
+    found = check_overrides("predict", [f"question={text}"])
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        assert compose("predict", found).question == "quoted, by hand"
 
 
 # -------------------------------------------------------------------------------------- completion
@@ -299,6 +326,30 @@ def test_the_source_alone_betrays_a_name_that_was_imported_from_elsewhere() -> N
 def test_a_forbidden_target_is_found_at_any_depth(override: str) -> None:
     with pytest.raises(ValueError, match=r"_target_=os\.system is not allowed"):
         check_overrides("fit", [override])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["hydra.launcher._target_=os.system"],
+        ["hydra.sweeper._target_=os.system"],
+        ["+hydra.callbacks.mine._target_=os.system"],
+        ["+hydra.job_logging.formatters.mine={'()': os.system}"],
+        ["hydra.job_logging={version: 1, handlers: {mine: {class: subprocess.Popen, args: ls}}}"],
+        ["+hydra.job_logging.handlers.mine.class=subprocess.Popen"],
+        ["+hydra.hydra_logging.handlers.mine={class: subprocess.Popen, args: ls}"],
+    ],
+    ids=lambda value: value[0],
+)
+def test_hydra_itself_is_given_nothing_to_call(overrides: list[str]) -> None:
+    """It makes these before any code of ours is asked."""
+    with pytest.raises(ValueError, match=r"os\.system|subprocess\.Popen|not allowed"):
+        check_overrides("fit", overrides)
+
+
+def test_arguments_without_a_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="_args_"):
+        check_config(calling("lightning.pytorch.callbacks.EarlyStopping", _args_=["a"]))
 
 
 def test_a_target_that_an_interpolation_spells_is_refused_when_it_is_built() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.contest import Contest, exact_matches
+from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.module import rate_factor
 
@@ -44,6 +45,16 @@ def trainer(folder: Path, **options: Any) -> pl.Trainer:
         "log_every_n_steps": 1,
     }
     return pl.Trainer(**(settings | options))
+
+
+class StopAt(pl.Callback):
+    """Ends a run early, so that its schedule stays that of the longer one."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.step
 
 
 def weights(part: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -104,23 +115,31 @@ def test_a_checkpoint_holds_what_was_trained_and_whose_it_is(
     assert len(saved["backbone"]["weights_sha256"]) == 64
 
 
-def test_a_resumed_run_goes_on_where_it_was(
-    backbone_folder: Path, data: VqaDataModule, tmp_path: Path
-) -> None:
-    def fresh() -> ArrCocModule:
-        torch.manual_seed(0)
-        return ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
+@pytest.mark.filterwarnings("ignore:You defined a .validation_step:UserWarning")
+def test_a_resumed_run_goes_on_where_it_was(backbone_folder: Path, tmp_path: Path) -> None:
+    """Two steps and two more end as four at once: weights, moments and learning rate."""
 
-    first = fresh()
-    run = trainer(tmp_path, max_steps=2)
-    run.fit(first, data)
-    run.save_checkpoint(tmp_path / "a.ckpt")
-    torch.manual_seed(5)
-    second = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
-    resumed = trainer(tmp_path, max_steps=2)
-    resumed.fit(second, data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert resumed.global_step == 2
-    assert changed(second.model.arr_coc, weights(first.model.arr_coc)) == set()
+    def run(folder: Path, stop: int, resume: Path | None = None) -> tuple[ArrCocModule, pl.Trainer]:
+        torch.manual_seed(0)
+        module = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
+        ordered = [questions("train", 16)[i] for i in range(16)]
+        loader = torch.utils.data.DataLoader(
+            ordered, batch_size=4, collate_fn=Collator(module.processor, for_measuring=False)
+        )
+        runner = trainer(folder, max_steps=4, limit_val_batches=0, callbacks=[StopAt(stop)])
+        runner.fit(module, loader, ckpt_path=resume, weights_only=True)
+        return module, runner
+
+    whole, _ = run(tmp_path, stop=4)
+    _, first = run(tmp_path, stop=2)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    resumed, runner = run(tmp_path, stop=4, resume=tmp_path / "a.ckpt")
+    assert runner.global_step == 4
+    assert first.global_step == 2
+    assert runner.optimizers[0].param_groups[0]["lr"] == 0
+    for optimizer_state in runner.optimizers[0].state.values():
+        assert float(optimizer_state["step"]) == 4
+    assert changed(resumed.model.arr_coc, weights(whole.model.arr_coc)) == set()
 
 
 def saved_run(module: ArrCocModule, data: VqaDataModule, folder: Path) -> Path:
@@ -173,7 +192,9 @@ def test_two_tests_in_a_row_do_not_add_up(
     module: ArrCocModule, data: VqaDataModule, tmp_path: Path
 ) -> None:
     run = trainer(tmp_path)
-    assert run.test(module, data, verbose=False) == run.test(module, data, verbose=False)
+    for _ in range(2):
+        run.test(module, data, verbose=False)
+        assert float(module.contest.right["full"].weight) == 4  # questions, counted once
 
 
 def test_exact_match_forgives_case_and_space_alone() -> None:

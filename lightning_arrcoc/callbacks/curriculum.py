@@ -35,6 +35,7 @@ class CurriculumAdvance(pl.Callback):
             raise ValueError("threshold is NaN; expected a value that the metric can exceed.")
         self.monitor, self.threshold = monitor, threshold
         self._stage = 0
+        self._trained = False  # a run resumed at the end of an epoch ends it again without a step
 
     @property
     def state_key(self) -> str:
@@ -63,16 +64,29 @@ class CurriculumAdvance(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._source(trainer).stage = self._stage
 
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._trained = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         source = self._source(trainer)
-        pl_module.log("curriculum/stage", float(self._stage), rank_zero_only=True)
+        pl_module.log("curriculum/stage", float(self._stage))
+        if not self._trained:
+            return
         reached = trainer.callback_metrics.get(self.monitor)
         if reached is None:
             raise MisconfigurationException(
                 f"CurriculumAdvance monitors {self.monitor!r}, which training did not log. There "
                 f"are: {', '.join(sorted(trainer.callback_metrics)) or 'none'}."
             )
-        if float(reached) > self.threshold and self._stage < len(source.stages) - 1:
+        mastered = bool(trainer.strategy.broadcast(float(reached) > self.threshold))
+        if mastered and self._stage < len(source.stages) - 1:
             self._stage += 1
             source.stage = self._stage
             rank_zero_info(f"Step {trainer.global_step}: on to stage {self._stage}.")

@@ -18,12 +18,14 @@ class Batch(TypedDict):
         prompts: the same without the last answer, as generate takes them; only for measuring.
         answers: the last answers, in words.
         families: kinds of question.
+        images: how many each sample shows.
     """
 
     inputs: dict[str, Any]
     prompts: dict[str, Any]
     answers: list[str]
     families: list[str]
+    images: list[int]
 
 
 class Collator:
@@ -47,6 +49,7 @@ class Collator:
             prompts=prompts,
             answers=[sample.turns[-1].answer for sample in samples],
             families=[sample.family for sample in samples],
+            images=[len(sample.images) for sample in samples],
         )
 
 

@@ -105,6 +105,6 @@ class VqaDataModule(pl.LightningDataModule):
 
 
 def _cores() -> int:
-    return min(
-        MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    )
+    """Cores that this process may use, at most eight; macOS and Windows cannot say so exactly."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return min(MOST_WORKERS, len(allowed(0)) if allowed else os.cpu_count() or 1)

@@ -121,7 +121,7 @@ def token_count(budget: int | float, cells: int) -> int:
     if budget > cells:
         raise ValueError(
             f"budget={budget}, but this sample has {cells} visual tokens. Choose 1 to {cells}, a "
-            "share such as 0.25, or larger images (data.max_pixels)."
+            "share such as 0.25, or larger images (model.max_pixels)."
         )
     return budget
 

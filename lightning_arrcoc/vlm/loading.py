@@ -30,6 +30,11 @@ def require_transformers(version: str = transformers.__version__) -> None:
         )
 
 
+def hide_progress_bars() -> None:
+    """Keep transformers from drawing a bar for every file it loads."""
+    transformers.utils.logging.disable_progress_bar()
+
+
 def locate(name: str) -> str:
     """What transformers is asked to load: a folder that exists, or a hub id.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -57,6 +57,9 @@ class ArrCocGeneration(GenerateBeamDecoderOnlyOutput):
     """
 
     allocation: list[Allocation] | None = None
+
+
+GENERATED = {field.name for field in fields(GenerateBeamDecoderOnlyOutput)}
 
 
 class ArrCocQwen3VL(nn.Module):
@@ -125,7 +128,7 @@ class ArrCocQwen3VL(nn.Module):
             arr_coc: makes the small network, given the width of the token embeddings.
             dtype: of the backbone's parameters; "auto" keeps what the files hold.
             attn_implementation: "sdpa", "eager" or "flash_attention_2" (no soft phase).
-            random_weights: for measuring speed: read the configuration, draw the weights.
+            random_weights: read the configuration only and draw the weights, to train or time.
             min_pixels, max_pixels: limits of a resized image; None keeps the processor's.
 
         Raises:
@@ -203,10 +206,11 @@ class ArrCocQwen3VL(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if pixel_values is None or image_grid_thw is None:
+            self._refuse_lost_images(input_ids, attention_mask, pixel_values, image_grid_thw)
             plain = self.backbone(
                 input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
             )
-            return ArrCocOutput(**plain, allocation=[], labels=labels)
+            return _output(plain, [], labels)
         batch = VisualBatch(
             input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
         )
@@ -230,7 +234,7 @@ class ArrCocQwen3VL(nn.Module):
             mm_encoder_outputs=tokens.as_encoder_output(counts),
             **kwargs,
         )
-        return ArrCocOutput(**output, allocation=chosen.allocations, labels=sequence.labels)
+        return _output(output, chosen.allocations, sequence.labels)
 
     @torch.no_grad()
     def generate(
@@ -277,11 +281,14 @@ class ArrCocQwen3VL(nn.Module):
             tokens, counts = self._encode(batch, chosen, straight_through=False)
             inputs = dict(self._prune(batch, chosen.keep_BL, None).model_inputs())
             inputs["mm_encoder_outputs"] = tokens.as_encoder_output(counts)
+        else:
+            self._refuse_lost_images(input_ids, attention_mask, pixel_values, image_grid_thw)
         output = self.backbone.generate(**inputs, **kwargs)
         answers = output.sequences[:, inputs["input_ids"].shape[1] :]
         prompts = input_ids.repeat_interleave(len(answers) // len(input_ids), dim=0)
         output["sequences"] = torch.cat([prompts, answers], dim=1)
-        return ArrCocGeneration(**output, allocation=allocations)
+        known = {key: value for key, value in output.items() if key in GENERATED}
+        return ArrCocGeneration(**known, allocation=allocations)
 
     @property
     def _visual(self) -> Qwen3VLVisionModel:
@@ -328,6 +335,23 @@ class ArrCocQwen3VL(nn.Module):
             padding_side=_padding_side(batch.attention_mask),
         )
 
+    def _refuse_lost_images(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None,
+        image_grid_thw: Tensor | None,
+    ) -> None:
+        """The stock model would answer such a batch without having seen an image."""
+        if (pixel_values is None) != (image_grid_thw is None):
+            raise ValueError("pixel_values and image_grid_thw belong together; one is missing.")
+        visual = (input_ids == self.backbone.config.image_token_id) & attention_mask.bool()
+        if bool(visual.any()):
+            raise ValueError(
+                f"input_ids hold {int(visual.sum())} image tokens, but no pixel_values were "
+                "given. Encode text and images with one processor call."
+            )
+
     def _soft_mask(self, sequence: PrunedSequence, chosen: Selection, sharpness: float) -> Tensor:
         if "flash" in str(self.backbone.config.text_config._attn_implementation):
             raise ValueError(
@@ -341,6 +365,21 @@ class ArrCocQwen3VL(nn.Module):
         return biased_causal_mask(
             sequence.attention_mask, bias_BL.gather(1, sequence.columns), dtype
         )
+
+
+def _output(
+    stock: CausalLMOutputWithPast, allocation: list[Allocation], labels: Tensor | None
+) -> ArrCocOutput:
+    """The fields that every supported transformers returns, with ours beside them."""
+    return ArrCocOutput(
+        loss=stock.loss,
+        logits=stock.logits,
+        past_key_values=stock.past_key_values,
+        hidden_states=stock.hidden_states,
+        attentions=stock.attentions,
+        allocation=allocation,
+        labels=labels,
+    )
 
 
 def _padding_side(attention_mask_BL: Tensor) -> str:

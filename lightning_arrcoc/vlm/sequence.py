@@ -78,13 +78,13 @@ def prune_sequence(
 def biased_causal_mask(attention_mask_BL: Tensor, bias_BL: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive attention mask ``(B, 1, L, L)``: causal, padding closed, every key biased.
 
-    Closed entries hold the lowest finite number, so that a padding row, which may see nothing,
-    averages instead of answering NaN.
+    Closed entries hold half the lowest finite number, so that a padding row, which may see
+    nothing, averages instead of answering NaN, also when autocast rounds the mask to bf16.
     """
     length = attention_mask_BL.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=bias_BL.device).tril()
     allowed_BLL = causal & attention_mask_BL.bool()[:, None, :]
-    lowest = torch.finfo(dtype).min
+    lowest = torch.finfo(dtype).min / 2
     bias = bias_BL.to(dtype)[:, None, :].clamp(min=lowest / 2)
     return torch.where(allowed_BLL, bias, lowest)[:, None]
 

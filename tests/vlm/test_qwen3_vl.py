@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 
+IMAGE_KEYS = ("pixel_values", "image_grid_thw")
 QUESTION = "Which digit is red?"
 STEP = 1e-3  # small enough to stay on one side of the best-match maximum
 
@@ -213,6 +214,23 @@ def test_images_that_do_not_match_the_text_are_refused(model: ArrCocQwen3VL) -> 
     }
     with pytest.raises(ValueError, match=r"\[16\] image tokens a row, but the images have \[36\]"):
         model(**batch)
+
+
+@pytest.mark.parametrize(
+    "lost", [["pixel_values"], ["image_grid_thw"], ["pixel_values", "image_grid_thw"]]
+)
+def test_an_image_that_is_lost_on_the_way_is_refused(model: ArrCocQwen3VL, lost: list[str]) -> None:
+    batch = {k: v for k, v in encode(model, 128, answered=False).items() if k not in lost}
+    with pytest.raises(ValueError, match=r"belong together|no pixel_values"):
+        model(**batch)
+    with pytest.raises(ValueError, match=r"belong together|no pixel_values"):
+        model.generate(**batch)
+
+
+def test_a_soft_batch_with_padding_stays_finite_under_autocast(model: ArrCocQwen3VL) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**encode(model, 128, 192), soft_sharpness=1.0)
+    assert output.logits.isfinite().all()
 
 
 def test_an_unknown_select_is_refused(backbone_folder: Path) -> None:
