@@ -59,7 +59,10 @@ def run(command: str, arguments: list[str]) -> int:
         code = max(code, _guarded(command, config))
 
     main_of = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
-    sys.argv = [sys.argv[0], *arguments]
+    # Hydra's parser wants its flags before the overrides.
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    flags = [word for word in arguments if word not in overrides]
+    sys.argv = [sys.argv[0], *flags, *overrides]
     main_of(task)()
     return code
 

@@ -25,6 +25,8 @@ from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 
+CHECKPOINT_KEYS = {"state_dict", "pytorch-lightning_version"}
+
 
 class Parts(NamedTuple):
     """What a configuration composes to."""
@@ -200,13 +202,20 @@ def existing_checkpoint(path: str | None) -> str:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch's own words advise to load it unsafely
+        unsafe = "weights_only" in str(error)
+        reason = (
+            "it holds objects" if unsafe else str(error).splitlines()[0] if str(error) else "empty"
+        )
         raise ValueError(
             f"{path!r} is damaged or no checkpoint ({reason}). Choose another, for instance "
             "last.ckpt of the same run."
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"{path!r} holds no state_dict; expected a checkpoint made by fit.")
+    if not isinstance(content, dict) or not content.keys() >= CHECKPOINT_KEYS:
+        raise ValueError(
+            f"{path!r} lacks {' or '.join(sorted(CHECKPOINT_KEYS))}; expected a checkpoint made by "
+            "fit."
+        )
     return path
 
 

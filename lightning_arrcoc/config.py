@@ -98,16 +98,19 @@ def _check(config: DictConfig, base: DictConfig) -> None:
     for key, expected in OPTIONS.items():
         if key in plain:
             check_type(key, plain[key], expected)
+    if plain.get("picture_samples", 0) < 0:
+        raise ValueError(f"picture_samples={plain['picture_samples']}; expected 0 or more.")
     # Hydra makes these itself, before our own code is asked.
     for path, node in find_targets(hydra, "hydra"):
         if not str(node["_target_"]).startswith(HYDRA_MAY_CALL):
             raise ValueError(f"{path}._target_={node['_target_']} is not allowed.")
     if "'()'" in str([hydra.get("job_logging"), hydra.get("hydra_logging")]):
         raise ValueError("A factory '()' in hydra's logging is not allowed.")
-    _check_writable(str(hydra["run"]["dir"]))
+    for kind in ("run", "sweep"):
+        _check_writable(kind, str(hydra[kind]["dir"]))
 
 
-def _check_writable(folder: str) -> None:
+def _check_writable(kind: str, folder: str) -> None:
     """Whether a run can make its folder: as far as its name is known before the run."""
     known = Path(folder.split("${")[0] or ".").absolute()
     while not known.exists():
@@ -115,7 +118,7 @@ def _check_writable(folder: str) -> None:
     if not known.is_dir() or not os.access(known, os.W_OK | os.X_OK):
         raise ValueError(
             f"No run can write below {str(known)!r}; expected a folder with write permission. "
-            "Start from another folder, or set hydra.run.dir=..."
+            f"Start from another folder, or set hydra.{kind}.dir=..."
         )
 
 

@@ -25,8 +25,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.cli import COMMANDS
-from lightning_arrcoc.config import build, check_config, check_overrides, config_dir
+from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.targets import build, check_config
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
 CONF = config_dir()
