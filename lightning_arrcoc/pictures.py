@@ -80,10 +80,11 @@ def draw_answers(answered: Sequence[Answered], title: str) -> Figure:
     for axes, item in zip(grid.flat, answered, strict=False):
         draw_kept(axes, item.image, item.allocation)
         kept, cells = len(item.allocation.levels), item.allocation.relevance.numel()
-        axes.set_title(f"{wrap(item.question)}\nkept {kept} of {cells} tokens", fontsize=9)
+        heading = f"{wrap(item.question)}\nkept {kept} of {cells} tokens"
+        axes.set_title(heading, fontsize=9, parse_math=False)
         axes.text(
             0.5, -0.03, verdict(item), transform=axes.transAxes, ha="center", va="top",
-            fontsize=10, color=verdict_colour(item), weight="bold",
+            fontsize=10, color=verdict_colour(item), weight="bold", parse_math=False,
         )  # fmt: skip
     return figure
 
@@ -91,8 +92,8 @@ def draw_answers(answered: Sequence[Answered], title: str) -> Figure:
 def verdict(item: Answered) -> str:
     """The answer, and the truth where it is known."""
     if item.truth is None:
-        return f"answer: {item.answer}"
-    return f"answer: {item.answer}    truth: {item.truth}"
+        return wrap(f"answer: {item.answer}")
+    return wrap(f"answer: {item.answer}    truth: {item.truth}")
 
 
 def verdict_colour(item: Answered) -> str:
@@ -103,8 +104,9 @@ def verdict_colour(item: Answered) -> str:
 
 
 def wrap(text: str, width: int = 44) -> str:
-    """The text in lines that fit under a picture."""
-    return "\n".join(textwrap.wrap(text, width)[:3])
+    """The text in at most three lines that fit with a picture, without control characters."""
+    printable = "".join(sign if sign.isprintable() or sign.isspace() else "?" for sign in text)
+    return textwrap.fill(printable, width, max_lines=3, placeholder=" ...", drop_whitespace=False)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -171,26 +171,42 @@ written = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, ma
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(text=written)
-@example(text="2024")
-@example(text="true")
-@example(text="What's red, and where?")
-@example(text="Is it (really) 5 = five? [a, b] {c: d}")
-@example(text="back\\slash\\")
-@example(text="it's \\' odd")
-@example(text="What is ${x}?")
-def test_free_text_arrives_as_it_was_typed(text: str) -> None:
+def arriving(text: str) -> str | None:
     found = check_overrides("predict", [f"question={text}"])
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        assert compose("predict", found).question == text
+        question: str | None = compose("predict", found).question
+    return question
+
+
+@settings(max_examples=30, deadline=None)
+@given(text=written)
+def test_free_text_arrives_as_it_was_typed(text: str) -> None:
+    assert arriving(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What's red, and where?",
+        "Is it (really) 5 = five? [a, b] {c: d}",
+        "back\\slash\\",
+        "it's \\' odd",
+        "2024",
+        "true",
+        "nan",
+    ],
+)
+def test_text_that_looks_like_something_else_arrives_as_it_was_typed(text: str) -> None:
+    assert arriving(text) == text
 
 
 @pytest.mark.parametrize("text", ["'quoted, by hand'", '"quoted, by hand"'])
 def test_text_that_is_quoted_already_loses_its_quotes(text: str) -> None:
-    found = check_overrides("predict", [f"question={text}"])
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        assert compose("predict", found).question == "quoted, by hand"
+    assert arriving(text) == "quoted, by hand"
+
+
+def test_null_is_no_text() -> None:
+    assert arriving("null") is None
 
 
 # -------------------------------------------------------------------------------------- completion
@@ -360,22 +376,35 @@ def test_a_forbidden_target_is_found_at_any_depth(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    "override",
     [
-        ["hydra.launcher._target_=os.system"],
-        ["hydra.sweeper._target_=os.system"],
-        ["+hydra.callbacks.mine._target_=os.system"],
-        ["+hydra.job_logging.formatters.mine={'()': os.system}"],
-        ["hydra.job_logging={version: 1, handlers: {mine: {class: subprocess.Popen, args: ls}}}"],
-        ["+hydra.job_logging.handlers.mine.class=subprocess.Popen"],
-        ["+hydra.hydra_logging.handlers.mine={class: subprocess.Popen, args: ls}"],
+        "hydra.launcher._target_=os.system",
+        "hydra.sweeper._target_=os.system",
+        "+hydra.callbacks.mine._target_=os.system",
     ],
-    ids=lambda value: value[0],
 )
-def test_hydra_itself_is_given_nothing_to_call(overrides: list[str]) -> None:
+def test_hydra_itself_is_given_nothing_to_call(override: str) -> None:
     """It makes these before any code of ours is asked."""
-    with pytest.raises(ValueError, match=r"os\.system|subprocess\.Popen|not allowed"):
-        check_overrides("fit", overrides)
+    with pytest.raises(ValueError, match=r"_target_=os\.system is not allowed"):
+        check_overrides("fit", [override])
+
+
+@pytest.mark.parametrize(
+    ("group", "content"),
+    [
+        ("hydra/job_logging", "version: 1\nformatters: {mine: {(): os.system}}\nroot: null\n"),
+        ("experiment", "# @package _global_\nhydra: {callbacks: {mine: {_target_: os.system}}}\n"),
+        ("experiment", "# @package _global_\nmodel: {_target_: os.system}\n"),
+        ("callbacks", "mine: {_target_: os.system}\n"),
+    ],
+)
+def test_a_file_of_somebody_else_calls_nothing_either(
+    group: str, content: str, tmp_path: Path
+) -> None:
+    (tmp_path / group).mkdir(parents=True)
+    (tmp_path / group / "mine.yaml").write_text(content)
+    with pytest.raises(ValueError, match="is not allowed"):
+        check_overrides("fit", ["--config-dir", str(tmp_path), f"{group}=mine"])
 
 
 def test_arguments_without_a_name_are_refused() -> None:

@@ -62,10 +62,10 @@ def open_image(path: str | Path, *, most_pixels: int = MOST_PIXELS) -> Image.Ima
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         # PIL tells broken headers and EXIF blocks by all of these.
-        unsafe = "" if formats == FORMATS else " (JPEG is refused: Pillow is older than 13)"
+        unsafe = "" if formats == FORMATS else " (JPEG is refused: Pillow is older than 13.)"
         raise ValueError(
-            f"{str(path)!r} cannot be read as {', '.join(formats)}{unsafe}: {error}. Save it anew "
-            "in one of these formats."
+            f"{str(path)!r} cannot be read as {', '.join(formats)}: {error}. Save it anew in one "
+            f"of these formats.{unsafe}"
         ) from error
 
 
