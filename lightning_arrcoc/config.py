@@ -35,7 +35,7 @@ OPTIONS: Mapping[str, Any] = {
     "picture_samples": int,
 }
 FREE_TEXT = ("question", "image", "ckpt", "model.backbone")
-PLAIN_WORD = re.compile(r"[A-Za-z_./~][\w./~-]*")
+PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./~][\w./~-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
 REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
@@ -103,7 +103,10 @@ def _check(config: DictConfig, base: DictConfig) -> None:
     # Hydra makes these itself, before our own code is asked.
     for path, node in find_targets(hydra, "hydra"):
         if not str(node["_target_"]).startswith(HYDRA_MAY_CALL):
-            raise ValueError(f"{path}._target_={node['_target_']} is not allowed.")
+            raise ValueError(
+                f"{path}._target_={node['_target_']} is not allowed; expected one of "
+                f"{', '.join(HYDRA_MAY_CALL)}"
+            )
     if "'()'" in str([hydra.get("job_logging"), hydra.get("hydra_logging")]):
         raise ValueError("A factory '()' in hydra's logging is not allowed.")
     for kind in ("run", "sweep"):
@@ -211,7 +214,9 @@ def _each_value_once(choices: list[list[str]]) -> Iterator[list[str]]:
 def _complete(override: Override, base: DictConfig, extra: str | None) -> str:
     """The override as Hydra takes it; a key that cannot exist is an error."""
     line, key = str(override.input_line), override.key_or_group
-    if _is_group(key, extra) or override.is_add() or override.is_delete():
+    if key.startswith("hydra.") or _is_group(key, extra):
+        return line  # Hydra knows its own
+    if override.is_add() or override.is_delete():
         return line
     node: Any = OmegaConf.to_container(base, resolve=False)
     parts = key.split(".")

@@ -39,6 +39,7 @@ HOMES = (
     "lightning_arrcoc.module",
     "lightning_arrcoc.vlm.qwen3_vl",
     "lightning.pytorch.trainer.trainer",
+    "lightning.fabric.plugins",  # re-exported by lightning.pytorch.plugins
 )
 ALLOW_VARIABLE = "LIGHTNING_ARRCOC_ALLOW"  # further packages, separated by commas
 HYDRA_WORDS = ("_target_", "_partial_", "_recursive_", "_convert_")
