@@ -191,6 +191,8 @@ def test_free_text_arrives_as_it_was_typed(text: str) -> None:
         "Is it (really) 5 = five? [a, b] {c: d}",
         "back\\slash\\",
         "it's \\' odd",
+        "Größe/café_naïve.png",
+        "a~b",
         "2024",
         "true",
         "nan",
@@ -258,6 +260,13 @@ def test_what_hydra_fills_in_at_run_time_can_be_overridden(override: str) -> Non
 )
 def test_a_sweep_passes(arguments: list[str]) -> None:
     assert check_overrides("fit", arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    "override", ["hydra.sweeper.max_batch_size=3", "hydra.sweep.dir=here", "hydra.job.chdir=false"]
+)
+def test_hydras_own_settings_can_be_overridden(override: str) -> None:
+    assert check_overrides("fit", [override]) == [override]
 
 
 def test_a_sweep_over_a_parameter_left_out_gets_its_plus() -> None:
