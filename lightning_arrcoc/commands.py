@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -41,6 +43,7 @@ def fit(config: DictConfig) -> int:
     """Train; then compare on the test split and draw what is kept."""
     checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt)
     parts = assemble(config)
+    say(parts.trainer, trained_words(parts.module))
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not config.trainer.get("fast_dev_run"):
         # Lightning's callbacks save at validations; what is measured below are the last weights.
@@ -183,6 +186,13 @@ def draw_samples(parts: Parts, count: int) -> Figure:
     )
 
 
+def trained_words(module: ArrCocModule) -> str:
+    """What is trained and how large it is."""
+    everything = sum(p.numel() for p in module.model.parameters())
+    trained = sum(p.numel() for p in module.trained.parameters())
+    return f"Training {module.trains}: {trained:,} of {everything:,} parameters; the rest is frozen"
+
+
 def existing_checkpoint(path: str | None) -> str:
     """The path itself, once it is sure that a checkpoint lies there.
 
@@ -226,11 +236,17 @@ def say(trainer: Trainer, what: object) -> None:
 
 
 def quiet_known_noise() -> None:
-    """Hide messages that the user can do nothing about."""
+    """Hide messages that the user can do nothing about, and advertisements."""
     for message in (
         r"Found \d+ module\(s\) in eval mode",  # the frozen backbone, on purpose
         r".*isinstance\(treespec, LeafSpec\).*",  # inside Lightning, under torch >= 2.12
         r"The '\w+_dataloader' does not have many workers",
     ):
         warnings.filterwarnings("ignore", message=message)
+    rank_zero_module.log.addFilter(is_no_noise)
     hide_progress_bars()
+
+
+def is_no_noise(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's tells the user something."""
+    return "litlogger" not in str(record.msg) and "TPU available" not in str(record.msg)

@@ -35,7 +35,7 @@ OPTIONS: Mapping[str, Any] = {
     "picture_samples": int,
 }
 FREE_TEXT = ("question", "image", "ckpt", "model.backbone")
-PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./~][\w./~-]*", re.ASCII | re.IGNORECASE)
+PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
 REFUSED = ("--config-path", "-cp", "--config-name", "-cn")

@@ -22,6 +22,7 @@ from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.identity import backbone_identity, differences
+from lightning_arrcoc.vlm.packing import forward_packed
 
 IDENTITY = "backbone"  # key in a checkpoint
 
@@ -39,7 +40,7 @@ class ArrCocModule(pl.LightningModule):
     train/loss            answer cross-entropy and gate penalty                nats
     train/accuracy        answer tokens guessed right                          share
     train/gate            mean gate; soft phase only                           share
-    train/open            tokens whose gate is more than half open; soft only  count
+    train/kept            tokens whose gate is more than half open; soft only  count
     train/tension_*       mean of each tension; soft phase only                0 to 1
     val/exact_match       answers right, hard choice at the model's budget     share
     val/kept              visual tokens kept                                   share
@@ -118,7 +119,7 @@ class ArrCocModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.trains == "backbone":
-            output = self(**batch["inputs"], **self._all_tokens)
+            output = self._read_all(batch["inputs"])
             loss: Tensor = output.loss
         else:
             sharpness = self.sharpness[0] + self.progress * (self.sharpness[1] - self.sharpness[0])
@@ -129,10 +130,17 @@ class ArrCocModule(pl.LightningModule):
         size = len(batch["answers"])
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         accuracy = token_accuracy(output, self._end_of_turn)
-        self.log(
-            "train/accuracy", accuracy, prog_bar=True, on_epoch=True, on_step=True, batch_size=size
-        )
+        log = partial(self.log, "train/accuracy", accuracy, prog_bar=True, batch_size=size)
+        log(on_step=True, on_epoch=True, sync_dist=True)  # a curriculum judges the whole epoch
         return loss
+
+    def _read_all(self, inputs: dict[str, Any]) -> ArrCocOutput:
+        """The backbone's own output, whether turns are packed or follow each other."""
+        if "turns" not in inputs:
+            return self(**inputs, **self._all_tokens)
+        known = {key: value for key, value in inputs.items() if key != "attention_mask"}
+        packed = forward_packed(self.model.backbone, **known)
+        return ArrCocOutput(loss=packed.loss, logits=packed.logits, labels=inputs["labels"])
 
     @property
     def progress(self) -> float:
@@ -148,15 +156,17 @@ class ArrCocModule(pl.LightningModule):
         return {"selector": self.everything, "budget": 1.0}
 
     def _log_selection(self, output: ArrCocOutput, gate: Tensor) -> None:
+        """What the soft choice does to the batch's images, if it has any."""
         allocations = output.allocation or []
-        self.log("train/gate", gate, batch_size=len(allocations))
-        opened = [(allocation.relevance > 0.5).float().sum() for allocation in allocations]
-        self.log(
-            "train/open", torch.stack(opened).mean(), prog_bar=True, batch_size=len(allocations)
-        )
+        if not allocations:
+            return
+        log = partial(self.log, batch_size=len(allocations))
+        log("train/gate", gate)
+        kept = [(allocation.relevance > 0.5).float().sum() for allocation in allocations]
+        log("train/kept", torch.stack(kept).mean(), prog_bar=True)
         tensions = torch.stack([allocation.tensions for allocation in allocations]).mean(0)
         for name, value in zip(TENSIONS, tensions, strict=True):
-            self.log(f"train/tension_{name}", value, batch_size=len(allocations))
+            log(f"train/tension_{name}", value)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
@@ -260,9 +270,9 @@ def _shape(state: dict[str, Tensor], name: str) -> str:
 
 
 def mean_gate(output: ArrCocOutput, sharpness: float) -> Tensor:
-    """Mean over images of the mean gate of each, differentiable."""
-    logits = [torch.logit(a.relevance, eps=1e-6) for a in output.allocation or []]
-    return torch.stack([(sharpness * logit).sigmoid().mean() for logit in logits]).mean()
+    """Mean over images of the mean gate of each, differentiable; 0 where there is no image."""
+    gates = [(sharpness * logit).sigmoid().mean() for logit in output.relevance_logits or []]
+    return torch.stack(gates).mean() if gates else output.logits.new_zeros(())
 
 
 def token_accuracy(output: ArrCocOutput, end_of_turn: int) -> Tensor:

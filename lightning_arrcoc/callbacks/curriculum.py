@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,21 +25,25 @@ class CurriculumAdvance(pl.Callback):
 
     Args:
         monitor: a metric that training logs.
-        threshold: the stage is mastered above it.
+        threshold: a stage is mastered above it; one for all, or one for each stage but the last.
 
     Raises:
-        ValueError: the threshold is not a number.
+        ValueError: a threshold is not a number.
     """
 
-    def __init__(self, monitor: str = "train/accuracy", threshold: float = 0.9) -> None:
-        if threshold != threshold:
+    def __init__(
+        self, monitor: str = "train/accuracy", threshold: float | Sequence[float] = 0.9
+    ) -> None:
+        self.monitor = monitor
+        self.threshold = threshold if isinstance(threshold, int | float) else tuple(threshold)
+        if any(value != value for value in self._thresholds(1)):
             raise ValueError("threshold is NaN; expected a value that the metric can exceed.")
-        self.monitor, self.threshold = monitor, threshold
         self._stage = 0
         self._trained = False  # a run resumed at the end of an epoch ends it again without a step
 
     @property
     def state_key(self) -> str:
+        # Lightning's helper for exactly this, private by name, as its own callbacks use it.
         return self._generate_state_key(monitor=self.monitor, threshold=self.threshold)
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,10 +60,17 @@ class CurriculumAdvance(pl.Callback):
                 "CurriculumAdvance changes the training source between epochs, but the Trainer "
                 "keeps its loaders. Set Trainer(reload_dataloaders_every_n_epochs=1)."
             )
-        if not hasattr(self._source(trainer), "stages"):
+        source = self._source(trainer)
+        if not hasattr(source, "stages"):
             raise MisconfigurationException(
                 "CurriculumAdvance needs a data module whose `train` has stages; got "
-                f"{type(self._source(trainer)).__name__}. Wrap the sources in a StagedDataset."
+                f"{type(source).__name__}. Wrap the sources in a StagedDataset."
+            )
+        steps = len(source.stages) - 1
+        if len(self._thresholds(steps)) != steps:
+            raise MisconfigurationException(
+                f"CurriculumAdvance has {len(self._thresholds(steps))} thresholds for "
+                f"{steps + 1} stages; expected {steps}, or a single number."
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,11 +97,19 @@ class CurriculumAdvance(pl.Callback):
                 f"CurriculumAdvance monitors {self.monitor!r}, which training did not log. There "
                 f"are: {', '.join(sorted(trainer.callback_metrics)) or 'none'}."
             )
-        mastered = bool(trainer.strategy.broadcast(float(reached) > self.threshold))
-        if mastered and self._stage < len(source.stages) - 1:
+        thresholds = self._thresholds(len(source.stages) - 1)
+        if self._stage >= len(thresholds):
+            return
+        mastered = float(reached) > thresholds[self._stage]
+        if trainer.strategy.broadcast(mastered):
             self._stage += 1
             source.stage = self._stage
             rank_zero_info(f"Step {trainer.global_step}: on to stage {self._stage}.")
+
+    def _thresholds(self, steps: int) -> tuple[float, ...]:
+        if isinstance(self.threshold, tuple):
+            return self.threshold
+        return (self.threshold,) * steps
 
     def _source(self, trainer: pl.Trainer) -> Any:
         return getattr(getattr(trainer, "datamodule", None), "train", None)

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from lightning_arrcoc.data.sample import Sample
 
-Encode = Callable[[Sequence[Any]], dict[str, Any]]
+Encode = Callable[..., dict[str, Any]]
 
 
 class Batch(TypedDict):
@@ -34,18 +34,22 @@ class Collator:
     Args:
         processor: a `ChatProcessor`, or anything that is called like one.
         for_measuring: also prepare prompts to generate from.
+        pack: encode every turn as if it were the only one; the processor must know how.
     """
 
-    def __init__(self, processor: Encode, *, for_measuring: bool) -> None:
+    def __init__(self, processor: Encode, *, for_measuring: bool, pack: bool = False) -> None:
         self.processor = processor
         self.for_measuring = for_measuring
+        self.options = {"pack": True} if pack else {}
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         prompts: dict[str, Any] = {}
         if self.for_measuring:
             prompts = self.processor([conversation(sample, answered=False) for sample in samples])
         return Batch(
-            inputs=self.processor([conversation(sample, answered=True) for sample in samples]),
+            inputs=self.processor(
+                [conversation(sample, answered=True) for sample in samples], **self.options
+            ),
             prompts=prompts,
             answers=[sample.turns[-1].answer for sample in samples],
             families=[sample.family for sample in samples],

@@ -25,6 +25,8 @@ class VqaDataModule(pl.LightningDataModule):
         batch_size: samples a training step and device.
         val_batch_size: the same for measuring, which needs less memory; None takes `batch_size`.
         num_workers: loader processes; None takes one a core, at most 8.
+        pack_turns: train on the turns of a sample as if each were the only one, which costs little
+            more than a single one.
         processor: encodes conversations; None takes the `processor` of the model being trained.
 
     Raises:
@@ -40,6 +42,7 @@ class VqaDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         val_batch_size: int | None = None,
         num_workers: int | None = None,
+        pack_turns: bool = False,
         processor: Encode | None = None,
     ) -> None:
         super().__init__()
@@ -55,6 +58,7 @@ class VqaDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.num_workers = _cores() if num_workers is None else num_workers
+        self.pack_turns = pack_turns
         self._processor = processor
 
     @property
@@ -99,7 +103,9 @@ class VqaDataModule(pl.LightningDataModule):
             batch_size=self.batch_size if shuffle else self.val_batch_size,
             shuffle=shuffle,
             drop_last=shuffle and len(source) >= self.batch_size,
-            collate_fn=Collator(self.processor, for_measuring=not shuffle),
+            collate_fn=Collator(
+                self.processor, for_measuring=not shuffle, pack=shuffle and self.pack_turns
+            ),
             **options,
         )
 

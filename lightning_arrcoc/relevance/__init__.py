@@ -9,16 +9,23 @@ A cell is one merged token of Qwen3-VL: 32 x 32 pixels of the resized image.
 from lightning_arrcoc.relevance.allocation import Allocation, TokenAllocator
 from lightning_arrcoc.relevance.balancing import AdaptiveTensions, FixedTensions
 from lightning_arrcoc.relevance.knowing import Knowing
-from lightning_arrcoc.relevance.realizer import Realization, RelevanceRealizer, build_realizer
-from lightning_arrcoc.relevance.textures import TextureGenerator
+from lightning_arrcoc.relevance.realizer import (
+    Realization,
+    RelevanceRealizer,
+    Selector,
+    build_realizer,
+)
+from lightning_arrcoc.relevance.textures import CELL_PX, TextureGenerator
 
 __all__ = [
+    "CELL_PX",
     "AdaptiveTensions",
     "Allocation",
     "FixedTensions",
     "Knowing",
     "Realization",
     "RelevanceRealizer",
+    "Selector",
     "TextureGenerator",
     "TokenAllocator",
     "build_realizer",

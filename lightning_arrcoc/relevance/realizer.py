@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,26 @@ class Realization(NamedTuple):
     def relevance(self) -> Tensor:
         """``(I, H, W)`` in [0, 1]."""
         return self.relevance_logit.sigmoid()
+
+
+class Selector(Protocol):
+    """What chooses visual tokens: `RelevanceRealizer`, a baseline, or anything of your own.
+
+    Attributes:
+        allocator: spends a sample's budget on the relevance found.
+    """
+
+    allocator: TokenAllocator
+
+    def __call__(
+        self,
+        images_I3hw: Tensor | None,
+        query_ILD: Tensor,
+        mask_IL: Tensor,
+        textures_ICHW: Tensor | None = None,
+        /,
+    ) -> Realization:
+        """As `RelevanceRealizer.forward`."""
 
 
 class RelevanceRealizer(nn.Module):
@@ -76,8 +96,13 @@ class RelevanceRealizer(nn.Module):
             mask_IL: True at the question's own tokens. A row without any asks the learned null
                 query: relevance regardless of the question.
             textures_ICHW: textures made before, instead of measuring the images.
+
+        Raises:
+            ValueError: neither images nor textures were given.
         """
         if textures_ICHW is None:
+            if images_I3hw is None:
+                raise ValueError("Neither images nor textures were given.")
             textures_ICHW = self.texture(images_I3hw)
         query_ILD, mask_IL = self._with_null(query_ILD.float(), mask_IL)
         logits_ISHW = self.knowing(textures_ICHW.float(), query_ILD, mask_IL).float()

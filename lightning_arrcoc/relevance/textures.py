@@ -11,7 +11,7 @@ from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CELL_PX = 32
+CELL_PX = 32  # one merged token of Qwen3-VL
 SALIENCY_STEP_PX = 4  # saliency is measured on the image reduced by this much
 SALIENCY_SCALES = ((1.0, 4.0), (2.0, 8.0), (4.0, 16.0))  # centre, surround: sigma in such steps
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 IMAGE_TOKEN = "<|image_pad|>"
+VISION_END = "<|vision_end|>"
 IGNORED_LABEL = -100
 STAND_IN = "\N{REPLACEMENT CHARACTER}question\N{REPLACEMENT CHARACTER}"
 
@@ -43,6 +44,7 @@ class ChatProcessor:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.merge_size = int(image_processor.merge_size)
+        self._vision_end = int(tokenizer.convert_tokens_to_ids(VISION_END))
 
     @classmethod
     def from_pretrained(
@@ -64,16 +66,27 @@ class ChatProcessor:
         self.image_processor.save_pretrained(folder)
 
     def __call__(
-        self, conversations: Sequence[Conversation], *, padding_side: str = "left"
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        padding_side: str = "left",
+        pack: bool = False,
     ) -> dict[str, Tensor]:
         """Encode a batch.
+
+        Args:
+            conversations: with any number of images and turns.
+            padding_side: "left", as generation wants it, or "right".
+            pack: encode every turn as if it were the only one, all of them behind the same
+                images, for `forward_packed`.
 
         Returns:
             ``input_ids``, ``attention_mask``, ``labels`` (answers and their end-of-turn; -100
             elsewhere) and ``query_mask`` (tokens of the question being asked: the only one, or
             the last of a prompt; several answered ones ask no single question), each ``(B, L)``
             int64 or bool; and, where there are images, ``pixel_values (patches, 1536)`` and
-            ``image_grid_thw (I, 3)`` in patches.
+            ``image_grid_thw (I, 3)`` in patches. Packed also ``turns (B, L)``: the number of a
+            token's turn from 1, 0 where all see it, -1 at padding; and no `query_mask`.
         """
         patches: list[Tensor] = []
         grids: list[Tensor] = []
@@ -85,12 +98,28 @@ class ChatProcessor:
                 patches.append(encoded["pixel_values"])
                 grids.append(encoded["image_grid_thw"])
                 counts.append(int(grids[-1].prod()) // self.merge_size**2)
-            rows.append(self._tokenize(conversation, counts))
+            encode = self._pack if pack else self._tokenize
+            rows.append(encode(conversation, counts))
         batch = _pad(rows, int(self.tokenizer.pad_token_id), padding_side)
         if patches:
             batch["pixel_values"] = torch.cat(patches)
             batch["image_grid_thw"] = torch.cat(grids)
         return batch
+
+    def _pack(self, conversation: Conversation, counts: list[int]) -> dict[str, list[int]]:
+        """Each turn alone, without what stands before and within the images from the second on."""
+        packed: dict[str, list[int]] = {"input_ids": [], "labels": [], "turns": []}
+        pairs = zip(conversation["questions"], conversation["answers"], strict=True)
+        for number, (question, answer) in enumerate(pairs, start=1):
+            row = self._tokenize(
+                {"images": conversation["images"], "questions": [question], "answers": [answer]},
+                counts,
+            )
+            own = _behind(self._vision_end, row["input_ids"])
+            row["turns"] = [0] * own + [number] * (len(row["input_ids"]) - own)
+            for key, values in packed.items():
+                values += row[key] if number == 1 else row[key][own:]
+        return packed
 
     def _tokenize(self, conversation: Conversation, counts: list[int]) -> dict[str, list[int]]:
         """Token ids of one conversation with a label and a query flag each."""
@@ -163,6 +192,11 @@ class ChatProcessor:
         return row
 
 
+def _behind(token: int, ids: list[int]) -> int:
+    """Index behind the last such token; 0 where there is none."""
+    return len(ids) - ids[::-1].index(token) if token in ids else 0
+
+
 def _within(offset: tuple[int, int], span: tuple[int, int]) -> bool:
     return span[0] <= offset[0] < offset[1] <= span[1]
 
@@ -170,15 +204,16 @@ def _within(offset: tuple[int, int], span: tuple[int, int]) -> bool:
 def _pad(rows: list[dict[str, list[int]]], pad_token: int, side: str) -> dict[str, Tensor]:
     if side not in ("left", "right"):
         raise ValueError(f"padding_side={side!r}; choose 'left' or 'right'.")
-    fill = {"input_ids": pad_token, "labels": IGNORED_LABEL, "query_mask": 0, "attention_mask": 0}
+    fill = {"labels": IGNORED_LABEL, "input_ids": pad_token, "turns": -1}  # otherwise 0
     for row in rows:
         row["attention_mask"] = [1] * len(row["input_ids"])
     length = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, Tensor] = {}
-    for key, value in fill.items():
-        padding = [[value] * (length - len(row[key])) for row in rows]
+    for key in rows[0]:
+        padding = [[fill.get(key, 0)] * (length - len(row[key])) for row in rows]
         pairs = zip(padding, (row[key] for row in rows), strict=True)
         joined = [p + v if side == "left" else v + p for p, v in pairs]
         batch[key] = torch.tensor(joined)
-    batch["query_mask"] = batch["query_mask"].bool()
+    if "query_mask" in batch:
+        batch["query_mask"] = batch["query_mask"].bool()
     return batch

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny"
 OLDEST, FIRST_UNTRIED = Version("5.18"), Version("6")
 MODEL_TYPE = "qwen3_vl"
+SLOWEST_WAVE = 30.0  # the grid holds one period of the fastest wave and a thirtieth of this one
+POSITION_RMS = 2.0
 
 
 def require_transformers(version: str = transformers.__version__) -> None:
@@ -86,10 +95,39 @@ def load_backbone(
             "Qwen/Qwen3-VL-2B-Instruct."
         )
     if random_weights:
-        config._attn_implementation = attn_implementation
-        kind = torch.float32 if dtype == "auto" else dtype
-        return Qwen3VLForConditionalGeneration._from_config(config, dtype=kind).eval()
+        fresh: Qwen3VLForConditionalGeneration = AutoModelForImageTextToText.from_config(
+            config,
+            dtype=torch.float32 if dtype == "auto" else dtype,
+            attn_implementation=attn_implementation,
+        )
+        lay_out_positions(fresh.model.visual.pos_embed.weight)
+        return fresh.eval()
     model: Qwen3VLForConditionalGeneration = Qwen3VLForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True
     )
     return model.eval()
+
+
+@torch.no_grad()
+def lay_out_positions(embedding_PD: Tensor) -> None:
+    """Start a square grid of position embeddings as sines and cosines of row and column, in place.
+
+    Drawn at `initializer_range`, positions are thirty times weaker than the patches they are added
+    to, and a small vision tower does not find them in thousands of steps.
+
+    Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, section 3
+    (sine-cosine positions); period and strength are our own.
+    """
+    places, width = embedding_PD.shape
+    side, waves = math.isqrt(places), width // 4
+    angle = 2 * math.pi * torch.linspace(0, 1, side, device=embedding_PD.device)
+    slowdown = SLOWEST_WAVE ** (-torch.arange(waves, device=embedding_PD.device) / max(1, waves))
+    phases = angle[:, None] * slowdown
+    axis = torch.cat([phases.sin(), phases.cos()], dim=1)
+    rows = axis[:, None].expand(side, side, -1)
+    columns = axis[None].expand(side, side, -1)
+    grid = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    grid = grid - grid.mean(0)
+    embedding_PD[:, : 4 * waves] = (POSITION_RMS * grid / grid.square().mean().sqrt()).to(
+        embedding_PD.dtype
+    )

@@ -14,7 +14,13 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
-from lightning_arrcoc.relevance import Allocation, RelevanceRealizer, build_realizer
+from lightning_arrcoc.relevance import (
+    CELL_PX,
+    Allocation,
+    RelevanceRealizer,
+    Selector,
+    build_realizer,
+)
 from lightning_arrcoc.relevance.allocation import check_budget
 from lightning_arrcoc.vlm.chat import ChatProcessor
 from lightning_arrcoc.vlm.loading import load_backbone, locate, require_transformers
@@ -39,10 +45,12 @@ class ArrCocOutput(CausalLMOutputWithPast):
     Attributes:
         logits: ``(B, L', vocabulary)`` over the pruned sequence.
         allocation: one for each image; in the soft phase what a hard choice would have kept.
+        relevance_logits: log-odds of the relevance of each image's cells ``(H, W)``, fp32.
         labels: the targets that belong to `logits`, ``(B, L')``, where labels were given.
     """
 
     allocation: list[Allocation] | None = None
+    relevance_logits: list[Tensor] | None = None
     labels: Tensor | None = None
 
 
@@ -94,6 +102,12 @@ class ArrCocQwen3VL(nn.Module):
         require_transformers()
         if select not in ("before_vision", "after_vision"):
             raise ValueError(f"select={select!r}; choose 'before_vision' or 'after_vision'.")
+        vision = backbone.config.vision_config
+        if vision.patch_size * vision.spatial_merge_size != CELL_PX:
+            raise ValueError(
+                f"A token of this backbone covers {vision.patch_size * vision.spatial_merge_size} "
+                f"px; relevance is measured in cells of {CELL_PX} px, as Qwen3-VL has them."
+            )
         super().__init__()
         self.backbone = backbone
         self.arr_coc = arr_coc
@@ -175,7 +189,7 @@ class ArrCocQwen3VL(nn.Module):
         query_mask: Tensor | None = None,
         textures: list[Tensor] | None = None,
         budget: int | float | None = None,
-        selector: RelevanceRealizer | None = None,
+        selector: Selector | None = None,
         soft_sharpness: float | None = None,
         straight_through: bool = False,
         mm_token_type_ids: Tensor | None = None,
@@ -210,7 +224,7 @@ class ArrCocQwen3VL(nn.Module):
             plain = self.backbone(
                 input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
             )
-            return _output(plain, [], labels)
+            return _output(plain, [], [], labels)
         batch = VisualBatch(
             input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
         )
@@ -234,7 +248,7 @@ class ArrCocQwen3VL(nn.Module):
             mm_encoder_outputs=tokens.as_encoder_output(counts),
             **kwargs,
         )
-        return _output(output, chosen.allocations, sequence.labels)
+        return _output(output, chosen.allocations, chosen.relevance_logits, sequence.labels)
 
     @torch.no_grad()
     def generate(
@@ -247,7 +261,7 @@ class ArrCocQwen3VL(nn.Module):
         query_mask: Tensor | None = None,
         textures: list[Tensor] | None = None,
         budget: int | float | None = None,
-        selector: RelevanceRealizer | None = None,
+        selector: Selector | None = None,
         labels: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         **kwargs: Any,
@@ -353,6 +367,7 @@ class ArrCocQwen3VL(nn.Module):
             )
 
     def _soft_mask(self, sequence: PrunedSequence, chosen: Selection, sharpness: float) -> Tensor:
+        # Private by name; transformers offers no other way to ask how attention is computed.
         if "flash" in str(self.backbone.config.text_config._attn_implementation):
             raise ValueError(
                 "The soft phase adds a bias to attention, which flash attention cannot take. "
@@ -368,7 +383,10 @@ class ArrCocQwen3VL(nn.Module):
 
 
 def _output(
-    stock: CausalLMOutputWithPast, allocation: list[Allocation], labels: Tensor | None
+    stock: CausalLMOutputWithPast,
+    allocation: list[Allocation],
+    relevance_logits: list[Tensor],
+    labels: Tensor | None,
 ) -> ArrCocOutput:
     """The fields that every supported transformers returns, with ours beside them."""
     return ArrCocOutput(
@@ -378,6 +396,7 @@ def _output(
         hidden_states=stock.hidden_states,
         attentions=stock.attentions,
         allocation=allocation,
+        relevance_logits=relevance_logits,
         labels=labels,
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from lightning_arrcoc.relevance import Allocation, RelevanceRealizer
+from lightning_arrcoc.relevance import Allocation, Selector
 from lightning_arrcoc.vlm.sequence import find_question
 from lightning_arrcoc.vlm.vision import PixelScale, cell_counts, fold_patches, packed_cells
 
@@ -50,7 +50,7 @@ class Selection(NamedTuple):
 
 def select_tokens(
     backbone: Qwen3VLForConditionalGeneration,
-    selector: RelevanceRealizer,
+    selector: Selector,
     batch: VisualBatch,
     scale: PixelScale,
     budget: int | float | None,

@@ -76,17 +76,22 @@ def prune_sequence(
 
 
 def biased_causal_mask(attention_mask_BL: Tensor, bias_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask ``(B, 1, L, L)``: causal, padding closed, every key biased.
-
-    Closed entries hold half the lowest finite number, so that a padding row, which may see
-    nothing, averages instead of answering NaN, also when autocast rounds the mask to bf16.
-    """
+    """Additive attention mask ``(B, 1, L, L)``: causal, padding closed, every key biased."""
     length = attention_mask_BL.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=bias_BL.device).tril()
     allowed_BLL = causal & attention_mask_BL.bool()[:, None, :]
-    lowest = torch.finfo(dtype).min / 2
-    bias = bias_BL.to(dtype)[:, None, :].clamp(min=lowest / 2)
-    return torch.where(allowed_BLL, bias, lowest)[:, None]
+    closed = closed_entry(dtype)
+    bias = bias_BL.to(dtype)[:, None, :].clamp(min=closed / 2)
+    return torch.where(allowed_BLL, bias, closed)[:, None]
+
+
+def closed_entry(dtype: torch.dtype) -> float:
+    """What an additive mask holds where nothing may be seen: half the lowest finite number.
+
+    A padding row, which may see nothing, then averages instead of answering NaN, also when
+    autocast rounds the mask to bf16.
+    """
+    return torch.finfo(dtype).min / 2
 
 
 def find_question(

@@ -90,7 +90,6 @@ def trainer(folder: Path, epochs: int, *callbacks: pl.Callback, **options: Any) 
     [
         ([0.5, 0.95, 0.5, 0.95, 0.5], [0, 0, 1, 1, 2]),
         ([0.5, 0.6, 0.7], [0, 0, 0]),
-        ([0.9, 0.9, 0.91, 0.0], [0, 0, 0, 1]),  # reaching the threshold is not passing it
         ([1.0, 1.0, 1.0, 1.0, 1.0], [0, 1, 2, 2, 2]),  # there is nothing behind the last
         ([float("nan"), 1.0, 0.0], [0, 0, 1]),
     ],
@@ -102,6 +101,13 @@ def test_the_next_epoch_trains_on_the_next_stage_once_the_metric_passes(
     trainer(tmp_path, len(accuracies), CurriculumAdvance()).fit(module, Feeder(source))
     assert module.seen == seen
     assert source.stage < len(source.stages)
+
+
+def test_reaching_the_threshold_is_not_passing_it(tmp_path: Path) -> None:
+    module = Learner([0.5, 0.5, 0.75, 0.0])  # exact in binary
+    callback = CurriculumAdvance(threshold=0.5)
+    trainer(tmp_path, 4, callback).fit(module, Feeder(Stages([ROWS] * 3)))
+    assert module.seen == [0, 0, 0, 1]
 
 
 def test_a_longer_stage_is_trained_on_as_a_whole(tmp_path: Path) -> None:

@@ -15,26 +15,29 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from lightning_arrcoc.data import digits as digits_module
-from lightning_arrcoc.data.digits import (
-    CELL_PX,
+from lightning_arrcoc.data.digit_canvas import (
     COLOURS,
-    FAMILIES,
     GAP_PX,
-    NEAREST_MARGIN_PX,
+    NO_WARP,
     SPLITS,
     Digit,
-    DigitQuestions,
-    ask_caption,
-    ask_colour,
-    ask_comparison,
-    ask_count,
-    ask_place,
     draw_clutter,
     draw_digit,
     load_scans,
     scatter,
 )
+from lightning_arrcoc.data.digit_families import (
+    FAMILIES,
+    NEAREST_MARGIN_PX,
+    ask_caption,
+    ask_colour,
+    ask_comparison,
+    ask_count,
+    ask_place,
+)
+from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Box
+from lightning_arrcoc.relevance import CELL_PX
 
 CANVAS_PX = (200, 100)
 property_of = settings(deadline=None, max_examples=40, derandomize=True)
@@ -74,7 +77,7 @@ def drawn(monkeypatch):
     }
     painted = []
 
-    def paint_and_tell(image, scan, digit, warp=digits_module.NO_WARP):
+    def paint_and_tell(image, scan, digit, warp=NO_WARP):
         painted.append(digit._replace(value=labels[scan.tobytes()]))
         draw_digit(image, scan, digit, warp)
 

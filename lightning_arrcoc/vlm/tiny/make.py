@@ -15,7 +15,8 @@ from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGen
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lightning_arrcoc.data.digits import COLOURS, CORNERS
+from lightning_arrcoc.data.digit_canvas import COLOURS
+from lightning_arrcoc.data.digit_families import CORNERS
 from lightning_arrcoc.vlm.chat import ChatProcessor
 
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
@@ -46,7 +47,7 @@ CHAT_TEMPLATE = """\
 {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
-VOCABULARY = 384
+VOCABULARY = 400
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
@@ -93,8 +94,10 @@ def _corpus() -> list[str]:
     for colour in COLOURS:
         lines.append(f"Which digit is {colour}?")
         lines.append(f"{colour}1 {colour}2")
+        lines.append(f"Where is the {colour} digit?")
         lines.append(f"Is the {colour} digit greater than the {colour} one?")
-    lines += [f"Which digit is nearest the {corner} corner?" for corner in CORNERS]
+    for corner in CORNERS:
+        lines += [f"Which digit is nearest the {corner} corner?", corner]
     return lines * 10
 
 
@@ -157,7 +160,7 @@ def make_backbone(folder: Path, *, seed: int = 0, max_shard_size: str = "50GB") 
         merge_size=2,
         temporal_patch_size=2,
         size={"shortest_edge": 64 * 64, "longest_edge": 1024 * 1024},
-        image_mean=[0.5] * 3,
+        image_mean=[0.15] * 3,  # of the digit canvases: a constant offset would drown the rest
         image_std=[0.5] * 3,
     )
     model.save_pretrained(folder, max_shard_size=max_shard_size)

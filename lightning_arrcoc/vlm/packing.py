@@ -1,0 +1,69 @@
+"""Many questions behind one image, each answered as if it were the only one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import Qwen3VLForConditionalGeneration
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from lightning_arrcoc.vlm.sequence import closed_entry
+
+SHARED, PADDING = 0, -1  # in `turns`, beside the numbers of turns, which start from 1
+
+
+def forward_packed(
+    backbone: Qwen3VLForConditionalGeneration,
+    *,
+    input_ids: Tensor,
+    turns: Tensor,
+    pixel_values: Tensor,
+    image_grid_thw: Tensor,
+    labels: Tensor | None = None,
+) -> CausalLMOutputWithPast:
+    """The stock model on packed questions: the image is read once, and no turn sees another.
+
+    Args:
+        input_ids: ``(B, L)``, images first.
+        turns: to which turn a token belongs ``(B, L)``; 0 is seen by all of them, -1 is padding.
+        pixel_values, image_grid_thw: as the processor returns them.
+        labels: next-token targets ``(B, L)``, -100 where there is none.
+    """
+    visual = (input_ids == backbone.config.image_token_id) & (turns == SHARED)
+    mrope_3BL, _ = backbone.model.get_rope_index(
+        input_ids,
+        mm_token_type_ids=visual.int(),
+        image_grid_thw=image_grid_thw,
+        attention_mask=(turns != PADDING).long(),
+    )
+    text_BL = ((turns != PADDING).long().cumsum(1) - 1).clamp(min=0)
+    positions_4BL = torch.cat([text_BL[None], mrope_3BL]) - tokens_between(turns)
+    output: CausalLMOutputWithPast = backbone(
+        input_ids=input_ids,
+        attention_mask=packed_mask(turns, backbone.get_input_embeddings().weight.dtype),
+        position_ids=positions_4BL,
+        pixel_values=pixel_values,
+        image_grid_thw=image_grid_thw,
+        mm_token_type_ids=visual.int(),
+        labels=labels,
+    )
+    return output
+
+
+def tokens_between(turns_BL: Tensor) -> Tensor:
+    """Tokens of other turns that stand between the shared ones and a token's own turn."""
+    column = torch.arange(turns_BL.shape[1], device=turns_BL.device).expand_as(turns_BL)
+    begins = turns_BL.diff(dim=1, prepend=turns_BL[:, :1]) != 0
+    own_begin = torch.where(begins, column, 0).cummax(1).values
+    first_begin = torch.where(turns_BL == 1, column, turns_BL.shape[1]).amin(1, keepdim=True)
+    return torch.where(turns_BL >= 1, own_begin - first_begin, 0)
+
+
+def packed_mask(turns_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask ``(B, 1, L, L)``: causal, towards shared tokens and the own turn."""
+    length = turns_BL.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=turns_BL.device).tril()
+    query, key = turns_BL[:, :, None], turns_BL[:, None, :]
+    allowed_BLL = causal & ((key == SHARED) | ((key == query) & (key != PADDING)))
+    mask = torch.zeros(allowed_BLL.shape, dtype=dtype, device=turns_BL.device)
+    return mask.masked_fill(~allowed_BLL, closed_entry(dtype))[:, None]

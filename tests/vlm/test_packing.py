@@ -1,0 +1,125 @@
+"""Packed questions are answered exactly as each would be alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen3VLForConditionalGeneration
+
+from lightning_arrcoc.vlm import ChatProcessor
+from lightning_arrcoc.vlm.loading import load_backbone
+from lightning_arrcoc.vlm.packing import forward_packed, packed_mask, tokens_between
+
+TURNS = (("Which digit is red?", "7"), ("How many?", "3"), ("Is the blue one greater?", "yes"))
+
+
+@pytest.fixture(scope="module")
+def processor(backbone_folder: Path) -> ChatProcessor:
+    return ChatProcessor.from_pretrained(backbone_folder)
+
+
+@pytest.fixture(scope="module")
+def backbone(backbone_folder: Path) -> Qwen3VLForConditionalGeneration:
+    return load_backbone(str(backbone_folder), dtype=torch.float32)
+
+
+def picture(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    pixels = torch.randint(256, (size[1], size[0], 3), generator=torch.manual_seed(seed))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def talk(turns: Any, images: Any) -> Any:
+    return {
+        "images": images,
+        "questions": [question for question, _ in turns],
+        "answers": [answer for _, answer in turns],
+    }
+
+
+def packed(backbone: Qwen3VLForConditionalGeneration, batch: Any) -> Any:
+    inputs = {key: value for key, value in batch.items() if key != "attention_mask"}
+    with torch.no_grad():
+        return forward_packed(backbone, **inputs)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_each_turn_is_answered_as_if_it_were_alone(
+    processor: ChatProcessor,
+    backbone: Qwen3VLForConditionalGeneration,
+    side: str,
+    images: int,
+) -> None:
+    pictures = [picture(i) for i in range(images)]
+    other = talk(TURNS[:1], [picture(9, (128, 96))] * images)
+    together = processor([talk(TURNS, pictures), other], padding_side=side, pack=True)
+    logits = packed(backbone, together).logits[0][together["labels"][0] != -100]
+    alone = []
+    for turn in TURNS:
+        single = processor([talk([turn], pictures)])
+        with torch.no_grad():
+            output = backbone(
+                **{
+                    key: value
+                    for key, value in single.items()
+                    if key not in ("query_mask", "labels")
+                },
+                mm_token_type_ids=(single["input_ids"] == backbone.config.image_token_id).int(),
+            )
+        alone.append(output.logits[0][single["labels"][0] != -100])
+    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_turns_that_see_each_other_are_noticed(
+    processor: ChatProcessor,
+    backbone: Qwen3VLForConditionalGeneration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = processor([talk(TURNS, [picture(0)])], pack=True)
+    right = packed(backbone, batch).logits
+    apart = packed_mask(batch["turns"], torch.float32)
+    monkeypatch.setattr(
+        "lightning_arrcoc.vlm.packing.packed_mask",
+        lambda turns, dtype: packed_mask(turns.clamp(max=0), dtype),
+    )
+    wrong = packed(backbone, batch).logits
+    last = batch["turns"][0] == len(TURNS)
+    assert apart.shape == (1, 1, *[batch["turns"].shape[1]] * 2)
+    assert float((right - wrong)[0][last].abs().max()) > 1e-2
+
+
+def test_every_turn_begins_where_the_first_does() -> None:
+    turns = torch.tensor([[-1, 0, 0, 1, 1, 2, 3, 3], [0, 1, 2, 2, 2, 3, -1, -1]])
+    assert tokens_between(turns).tolist() == [[0, 0, 0, 0, 0, 2, 3, 3], [0, 0, 1, 1, 1, 4, 0, 0]]
+
+
+def test_a_turn_sees_the_shared_tokens_and_itself() -> None:
+    mask = packed_mask(torch.tensor([[-1, 0, 1, 2, 2]]), torch.float32)[0, 0]
+    assert (mask == 0).int().tolist() == [
+        [0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 1, 0, 1, 0],
+        [0, 1, 0, 1, 1],
+    ]
+    assert bool(mask.isfinite().all())
+
+
+def test_the_loss_is_that_of_all_answers(
+    processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
+) -> None:
+    batch = processor([talk(TURNS, [picture(0)])], pack=True)
+    output = packed(backbone, batch)
+    targets = batch["labels"][:, 1:].flatten()
+    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), targets)
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_an_unanswered_turn_is_refused(processor: ChatProcessor) -> None:
+    prompt = {"images": [picture(0)], "questions": ["a", "b"], "answers": ["1"]}
+    with pytest.raises(ValueError, match="shorter"):
+        processor([prompt], pack=True)
