@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 a check found something bad or an error of ours, 2 the use
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ def main() -> None:
         sys.exit(0)
     if not arguments or arguments[0] not in COMMANDS:
         sys.exit(_fail(_unknown_command(arguments)))
-    sys.exit(run(arguments[0], arguments[1:]))
+    try:
+        sys.exit(run(arguments[0], arguments[1:]))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -57,6 +62,8 @@ def run(command: str, arguments: list[str]) -> int:
         nonlocal code
         _relaunchable(command)
         code = max(code, _guarded(command, config))
+        if code == INTERRUPTED:  # a sweep would go on with the next job
+            sys.exit(INTERRUPTED)
 
     main_of = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
     # Hydra's parser wants its flags before the overrides.
@@ -83,12 +90,9 @@ def _relaunchable(command: str) -> None:
 
 def _guarded(command: str, config: Any) -> int:
     """Run a command; what the user can mend becomes one line."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from lightning_arrcoc import commands
-
-    mendable = (ValueError, OSError, ImportError, MisconfigurationException)
     try:
+        from lightning_arrcoc import commands
+
         return int(getattr(commands, command)(config))
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -97,23 +101,49 @@ def _guarded(command: str, config: Any) -> int:
         if isinstance(error.__context__, KeyboardInterrupt):
             return INTERRUPTED
         raise
-    except mendable as error:
-        if config.get("debug"):
+    except Exception as error:
+        if config.get("debug") or not _is_mendable(error):
             raise
         _forget_empty_run()
-        return _fail(" ".join(str(error).split()) or type(error).__name__)
+        return _fail(_one_line(error))
+
+
+def _is_mendable(error: Exception) -> bool:
+    """Whether it is the user's to mend, not ours."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    mendable: tuple[type[Exception], ...] = (
+        ValueError, OSError, ImportError, OmegaConfBaseException,
+    )  # fmt: skip
+    with suppress(ImportError):
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+        mendable = (*mendable, MisconfigurationException)
+    return isinstance(error, mendable) or type(error).__module__.startswith("wandb.errors")
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if "Original Traceback" in text:  # from a worker of a loader: what it raised comes last
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _forget_empty_run() -> None:
-    """Remove the folder of a run that never began: it holds Hydra's record and nothing else."""
+    """Remove the folder of a run that never began: it holds records of the start, no results."""
     from hydra.core.hydra_config import HydraConfig
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if [entry.name for entry in folder.iterdir()] == [".hydra"]:
-        shutil.rmtree(folder)
-        for parent in (folder.parent, folder.parent.parent):  # outputs/fit, outputs
-            if parent.name in ("outputs", *COMMANDS) and not any(parent.iterdir()):
-                parent.rmdir()
+    outputs = Path(HydraConfig.get().runtime.cwd) / "outputs"
+    started = int(os.environ.get("LOCAL_RANK", "0")) > 0 or (folder / "csv/metrics.csv").exists()
+    if started or outputs not in folder.parents:
+        return
+    with suppress(OSError):
+        if {entry.name for entry in folder.iterdir()} <= {".hydra", "csv", "tensorboard"}:
+            shutil.rmtree(folder)
+            for parent in (folder.parent, outputs):
+                if not any(parent.iterdir()):
+                    parent.rmdir()
 
 
 def _unknown_command(arguments: list[str]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +29,8 @@ from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 
-CHECKPOINT_KEYS = {"state_dict", "pytorch-lightning_version"}
+MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
+RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}
 
 
 class Parts(NamedTuple):
@@ -41,7 +44,7 @@ class Parts(NamedTuple):
 
 def fit(config: DictConfig) -> int:
     """Train; then compare on the test split and draw what is kept."""
-    checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt)
+    checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt, RESUMED)
     parts = assemble(config)
     say(parts.trainer, trained_words(parts.module))
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -89,6 +92,7 @@ def predict(config: DictConfig) -> int:
         raise ValueError('The question is empty; ask one: question="Which digit is red?".')
     sample = Sample((open_image(config.image),), (Turn(config.question, ""),))
     parts = assemble(config)
+    refuse_several_processes(parts)
     parts.datamodule.test, parts.datamodule.num_workers = [sample], 0
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
@@ -106,8 +110,7 @@ def predict(config: DictConfig) -> int:
 
 def predict_split(parts: Parts, checkpoint: str) -> int:
     """Write an answer a line for the whole test split."""
-    if parts.trainer.world_size > 1:
-        raise ValueError("predict writes one file; run it with trainer.devices=1.")
+    refuse_several_processes(parts)
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
@@ -129,6 +132,12 @@ def predict_split(parts: Parts, checkpoint: str) -> int:
     return 0
 
 
+def refuse_several_processes(parts: Parts) -> None:
+    """Predictions are gathered on one process only."""
+    if parts.trainer.world_size > 1:
+        raise ValueError("predict writes one file; run it with trainer.devices=1.")
+
+
 # --------------------------------------------------------------------------------- parts
 
 
@@ -140,10 +149,26 @@ def assemble(config: DictConfig) -> Parts:
     module = build(config.training, model=model)
     callbacks = [build(part) for part in (config.get("callbacks") or {}).values()]
     logger = build(config.logger) if config.get("logger") else False
+    callbacks.append(ConfigRecord(config))
     trainer = build(config.trainer, callbacks=callbacks, logger=logger)
-    if trainer.logger:
-        trainer.logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    if trainer.world_size > 1 and str(HydraConfig.get().mode).endswith("MULTIRUN"):
+        raise ValueError(
+            "A sweep over runs of several processes does not work: they outlive their run. Start "
+            "each as a run of its own, or sweep with trainer.devices=1."
+        )
     return Parts(module, build(config.data), trainer, Path(trainer.default_root_dir))
+
+
+class ConfigRecord(Callback):
+    """Hands the configuration to the logger, once the run has really begun."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config: DictConfig | None = config
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.logger and self.config is not None:
+            trainer.logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))
+            self.config = None
 
 
 def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> None:
@@ -193,8 +218,8 @@ def trained_words(module: ArrCocModule) -> str:
     return f"Training {module.trains}: {trained:,} of {everything:,} parameters; the rest is frozen"
 
 
-def existing_checkpoint(path: str | None) -> str:
-    """The path itself, once it is sure that a checkpoint lies there.
+def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
+    """The path itself, once it is sure that a checkpoint with these keys lies there.
 
     Raises:
         ValueError: none was named, it is a URL, or the file is no checkpoint.
@@ -221,10 +246,11 @@ def existing_checkpoint(path: str | None) -> str:
             f"{path!r} is damaged or no checkpoint ({reason}). Choose another, for instance "
             "last.ckpt of the same run."
         ) from error
-    if not isinstance(content, dict) or not content.keys() >= CHECKPOINT_KEYS:
+    missing = keys - content.keys() if isinstance(content, dict) else keys
+    if missing:
         raise ValueError(
-            f"{path!r} lacks {' or '.join(sorted(CHECKPOINT_KEYS))}; expected a checkpoint made by "
-            "fit."
+            f"{path!r} lacks {', '.join(sorted(missing))}; expected a checkpoint made by fit"
+            f"{', with all it needs to go on' if keys == RESUMED else ''}."
         )
     return path
 

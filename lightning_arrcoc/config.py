@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_arrcoc.targets import (
+    ALLOW_VARIABLE,
     check_config,
     check_type,
     find_targets,
@@ -41,6 +42,8 @@ WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info",
 REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
 Compose = Callable[[str, list[str]], DictConfig]
 HYDRA_MAY_CALL = ("hydra._internal.core_plugins.", "hydra_plugins.")
+FLAGS = (*HELP, *WITH_VALUE, "--multirun", "-m", "--run", "-r", "--resolve")
+SECRET = re.compile(r"(^|_)(api_?key|key|token|password|secret)$", re.IGNORECASE)
 
 
 def config_dir() -> Path:
@@ -66,6 +69,7 @@ def check_overrides(command: str, arguments: list[str]) -> list[str]:
         ValueError: an unknown word, key, group or option, a value of the wrong type, a forbidden
             target, or an output folder that cannot be written.
     """
+    _refuse_unknown_flags(arguments)
     if any(flag in arguments for flag in HELP):
         return arguments
     sweep = any(flag in arguments for flag in ("-m", "--multirun"))
@@ -82,15 +86,16 @@ def check_overrides(command: str, arguments: list[str]) -> list[str]:
             if not sweep:
                 _refuse_several(overrides, choices)
             for chosen in _each_value_once(choices):
-                _check(composed(command, chosen), base)
+                _check(composed(command, chosen), base, "sweep" if sweep else "run")
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return [completed.get(word, word) for word in arguments]
 
 
-def _check(config: DictConfig, base: DictConfig) -> None:
+def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     hydra = plain.pop("hydra")
+    _refuse_secrets(plain)
     check_config(OmegaConf.create(plain))
     for key in plain:
         if key not in base:
@@ -100,21 +105,58 @@ def _check(config: DictConfig, base: DictConfig) -> None:
             check_type(key, plain[key], expected)
     if plain.get("picture_samples", 0) < 0:
         raise ValueError(f"picture_samples={plain['picture_samples']}; expected 0 or more.")
-    # Hydra makes these itself, before our own code is asked.
+    _check_hydra(hydra)
+    _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
+
+
+def _check_hydra(hydra: dict[str, Any]) -> None:
+    """What Hydra makes and calls itself, before our own code is asked."""
+    if hydra.get("callbacks"):
+        raise ValueError("hydra.callbacks is not allowed; use Lightning callbacks (callbacks=...).")
+    if any(word in str(hydra) for word in ("oc.create", "oc.decode")):
+        raise ValueError("A call hidden in text (oc.create, oc.decode) is not allowed in hydra.")
+    if ALLOW_VARIABLE in str(hydra.get("job", {}).get("env_set")):
+        raise ValueError(f"{ALLOW_VARIABLE} is set by who starts the program, not by hydra.job.")
+    for part in ("launcher", "sweeper"):
+        if not isinstance(hydra.get(part), dict):
+            raise ValueError(f"hydra.{part}={hydra.get(part)!r}; expected one of hydra/{part}=...")
     for path, node in find_targets(hydra, "hydra"):
         if not str(node["_target_"]).startswith(HYDRA_MAY_CALL):
             raise ValueError(
                 f"{path}._target_={node['_target_']} is not allowed; expected one of "
                 f"{', '.join(HYDRA_MAY_CALL)}"
             )
-    if "'()'" in str([hydra.get("job_logging"), hydra.get("hydra_logging")]):
-        raise ValueError("A factory '()' in hydra's logging is not allowed.")
-    for kind in ("run", "sweep"):
-        _check_writable(kind, str(hydra[kind]["dir"]))
+    for path, value in _leaves([hydra.get("job_logging"), hydra.get("hydra_logging")]):
+        if path[-1] == "()" or (path[-1] == "class" and not str(value).startswith("logging.")):
+            raise ValueError(f"{value} in hydra's logging is not allowed; expected logging.*.")
 
 
-def _check_writable(kind: str, folder: str) -> None:
+def _refuse_secrets(config: dict[str, Any]) -> None:
+    """A secret in the configuration would be written into the run's folder and to the logger."""
+    for path, value in _leaves(config):
+        name = str(path[-1])
+        if isinstance(value, str) and value and SECRET.search(name):
+            raise ValueError(
+                f"{'.'.join(map(str, path))} would be written into the run's record. Leave it out "
+                "and set the environment variable that its library reads."
+            )
+
+
+def _leaves(node: Any, path: tuple[Any, ...] = ("",)) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every plain value with the keys that lead to it."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, (*(path if path != ("",) else ()), key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, path)
+    else:
+        yield path, node
+
+
+def _check_writable(kind: str, folder: str, job: str) -> None:
     """Whether a run can make its folder: as far as its name is known before the run."""
+    folder = folder.replace("${hydra.job.name}", job)
     known = Path(folder.split("${")[0] or ".").absolute()
     while not known.exists():
         known = known.parent
@@ -137,7 +179,18 @@ def _quoted(word: str) -> str:
         return word
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    escaped = escaped.replace("${", "\\${")
     return f"{key}='{escaped}'"
+
+
+def _refuse_unknown_flags(arguments: list[str]) -> None:
+    """Hydra abbreviates flags and has some that load what it is given; these are ours."""
+    for word in arguments:
+        name = word.split("=")[0]
+        if name in REFUSED:
+            raise ValueError(f"{name} is not for this program; use --config-dir.")
+        if name.startswith("-") and name not in FLAGS:
+            raise ValueError(f"Unknown flag {name!r}; expected one of {', '.join(FLAGS)}.")
 
 
 def _overrides_among(arguments: list[str]) -> list[str]:
@@ -145,8 +198,6 @@ def _overrides_among(arguments: list[str]) -> list[str]:
     words: list[str] = []
     rest = iter(arguments)
     for word in rest:
-        if word.split("=")[0] in REFUSED:
-            raise ValueError(f"{word.split('=')[0]} is not for this program; use --config-dir.")
         if word in WITH_VALUE:
             next(rest, None)
         elif word.startswith("-"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,13 +34,15 @@ class ArrCocModule(pl.LightningModule):
 
     It learns softly: every token is kept, and attention towards it is biased by the logarithm of
     its gate, ``sigmoid(sharpness * relevance logit)``. Sharpness grows over the run, and a
-    penalty on the mean gate makes a choice of it. Validation and test choose hard.
+    penalty on the mean gate makes a choice of it. Validation and test choose hard. The loss is the
+    answer's alone: nothing is distilled from the full-token answer, and no hard phase follows.
 
     ====================  ===================================================  ==============
     logged                what                                                 unit
     ====================  ===================================================  ==============
     train/loss            answer cross-entropy and gate penalty                nats
     train/accuracy        answer tokens guessed right                          share
+    train/accuracy_epoch  the same over a whole epoch                          share
     train/gate            mean gate; soft phase only                           share
     train/kept            tokens whose gate is more than half open; soft only  count
     train/tension_*       mean of each tension; soft phase only                0 to 1
@@ -126,12 +130,14 @@ class ArrCocModule(pl.LightningModule):
             output = self(**batch["inputs"], soft_sharpness=sharpness)
             gate = mean_gate(output, sharpness)
             loss = output.loss + self.gate_weight * F.relu(gate - self.gate_target)
+            if not gate.requires_grad:  # no image in the batch; other processes may have some
+                loss = loss + 0.0 * sum(p.sum() for p in self.trained.parameters())
             self._log_selection(output, gate)
-        size = len(batch["answers"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
-        accuracy = token_accuracy(output, self._end_of_turn)
-        log = partial(self.log, "train/accuracy", accuracy, prog_bar=True, batch_size=size)
-        log(on_step=True, on_epoch=True, sync_dist=True)  # a curriculum judges the whole epoch
+        log = partial(self.log, batch_size=len(batch["answers"]))
+        log("train/loss", loss, prog_bar=True)
+        accuracy = token_accuracy(output, self.model.end_tokens)
+        log("train/accuracy", accuracy, prog_bar=True)
+        log("train/accuracy_epoch", accuracy, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def _read_all(self, inputs: dict[str, Any]) -> ArrCocOutput:
@@ -145,15 +151,26 @@ class ArrCocModule(pl.LightningModule):
     @property
     def progress(self) -> float:
         """Share of the run that lies behind, 0 to 1."""
-        return min(1.0, self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
+        return min(1.0, self.global_step / max(1, self._steps))
 
     @property
-    def _end_of_turn(self) -> int:
-        return int(self.model.backbone.config.text_config.eos_token_id)
+    def _steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise MisconfigurationException(
+                "ArrCocModule plans learning rate and sharpness over the whole run, but this "
+                "Trainer has no end in steps. Set Trainer(max_steps=...) or max_epochs."
+            )
+        return int(steps)
 
     @property
     def _all_tokens(self) -> dict[str, Any]:
         return {"selector": self.everything, "budget": 1.0}
+
+    @property
+    def _choice(self) -> dict[str, Any]:
+        """How tokens are chosen when it is measured: a backbone in training reads all of them."""
+        return self._all_tokens if self.trains == "backbone" else {}
 
     def _log_selection(self, output: ArrCocOutput, gate: Tensor) -> None:
         """What the soft choice does to the batch's images, if it has any."""
@@ -175,7 +192,7 @@ class ArrCocModule(pl.LightningModule):
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self._steps
         shape = partial(rate_factor, steps=steps, warmup=self.warmup, decay=self.decay)
         return {
             "optimizer": optimizer,
@@ -185,9 +202,8 @@ class ArrCocModule(pl.LightningModule):
     # ------------------------------------------------------------------------------- measuring
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        options = self._all_tokens if self.trains == "backbone" else {}
         output = self.model.generate(
-            **batch["prompts"], max_new_tokens=8, do_sample=False, **options
+            **batch["prompts"], max_new_tokens=8, do_sample=False, **self._choice
         )
         answers = decode_answers(self.model, output, batch["prompts"])
         for right in exact_matches(answers, batch["answers"]):
@@ -211,7 +227,9 @@ class ArrCocModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """For each sample its answer, the truth and the allocations of its images."""
-        output = self.model.generate(**batch["prompts"], max_new_tokens=64, do_sample=False)
+        output = self.model.generate(
+            **batch["prompts"], max_new_tokens=64, do_sample=False, **self._choice
+        )
         answers = decode_answers(self.model, output, batch["prompts"])
         allocations = iter(output.allocation or [])
         return [
@@ -275,12 +293,13 @@ def mean_gate(output: ArrCocOutput, sharpness: float) -> Tensor:
     return torch.stack(gates).mean() if gates else output.logits.new_zeros(())
 
 
-def token_accuracy(output: ArrCocOutput, end_of_turn: int) -> Tensor:
+def token_accuracy(output: ArrCocOutput, end_tokens: Sequence[int]) -> Tensor:
     """Share of answer tokens guessed right; the end of the turn, which always follows, is none."""
     if output.labels is None:
         raise ValueError("The batch has no labels to measure accuracy against.")
     targets = output.labels[:, 1:]
-    asked = (targets != IGNORED_LABEL) & (targets != end_of_turn)
+    ends = torch.isin(targets, targets.new_tensor(list(end_tokens)))
+    asked = (targets != IGNORED_LABEL) & ~ends
     right = output.logits[:, :-1].argmax(-1) == targets
     accuracy: Tensor = right[asked].float().mean()
     return accuracy

@@ -12,7 +12,7 @@ import typing
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 ANY_KEYWORD = "**"
 _NAMES: dict[str, object] = {
@@ -34,16 +34,19 @@ class Signature(NamedTuple):
         home: the module that defines it.
         parameters: name -> annotation, as source; an empty string where there is none.
         takes_any: whether it accepts any keyword.
+        kind: "class", "function" (of a module) or "member" (of a class).
     """
 
     home: str
     parameters: dict[str, str]
     takes_any: bool
+    kind: Literal["class", "function", "member"]
 
 
 class _Found(NamedTuple):
     home: str
     node: ast.ClassDef | ast.FunctionDef
+    is_member: bool
 
 
 @cache
@@ -71,7 +74,10 @@ def read_signature(target: str) -> Signature | None:
         argument.arg: ast.unparse(argument.annotation) if argument.annotation else ""
         for argument in (*arguments, *function.args.kwonlyargs)
     }
-    return Signature(found.home, parameters, function.args.kwarg is not None)
+    kind: Literal["class", "function", "member"] = "member" if found.is_member else "function"
+    if isinstance(found.node, ast.ClassDef):
+        kind = "class"
+    return Signature(found.home, parameters, function.args.kwarg is not None, kind)
 
 
 def annotated_type(annotation: str) -> object:
@@ -90,7 +96,7 @@ def _inherited(found: _Found) -> Signature | None:
     for base in found.node.bases:
         target = _resolve_name(found.home, _name(base))
         if target and (signature := read_signature(target)):
-            return Signature(found.home, signature.parameters, signature.takes_any)
+            return Signature(found.home, signature.parameters, signature.takes_any, "class")
     return None
 
 
@@ -102,9 +108,9 @@ def _find(target: str, depth: int = 0) -> _Found | None:
     for node in _statements(_parse(file)):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == rest[0]:
             if len(rest) == 1:
-                return _Found(module, node)
+                return _Found(module, node, is_member=False)
             member = _member(node, rest[1]) if isinstance(node, ast.ClassDef) else None
-            return _Found(module, member) if member and len(rest) == 2 else None
+            return _Found(module, member, True) if member and len(rest) == 2 else None
     origin = _resolve_name(module, rest[0])
     return _find(".".join([origin, *rest[1:]]), depth + 1) if origin else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator
+from inspect import isclass, isfunction
 from pkgutil import resolve_name
 from typing import Any
 
@@ -75,7 +76,7 @@ def target_signature(target: str, where: str) -> Signature | None:
     if not _may_be_named(target):
         raise ValueError(_forbidden(target, where))
     signature = read_signature(target)
-    if signature and not _is_home(signature.home):
+    if signature and not (_is_home(signature.home) and _may_be_called(target, signature.kind)):
         raise ValueError(_forbidden(target, where))
     return signature
 
@@ -97,7 +98,11 @@ def build(node: DictConfig | ListConfig, **extra: Any) -> Any:
             found = resolve_name(target)
         except Exception as error:
             raise ValueError(f"{path}._target_={target} is not there: {error}") from error
-        if not callable(found) or not _is_home(str(getattr(found, "__module__", ""))):
+        kind = "class" if isclass(found) else "function" if isfunction(found) else "member"
+        if "." in str(getattr(found, "__qualname__", "")) and kind == "function":
+            kind = "member"
+        at_home = callable(found) and _is_home(str(getattr(found, "__module__", "")))
+        if not at_home or not _may_be_called(target, kind):
             raise ValueError(_forbidden(target, path))
     try:
         return instantiate(node, **extra)
@@ -105,6 +110,8 @@ def build(node: DictConfig | ListConfig, **extra: Any) -> Any:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
+        if isinstance(cause, TypeError) and "argument" in str(cause):  # missing or unexpected
+            raise ValueError(str(cause)) from error
         raise cause from error
 
 
@@ -130,14 +137,28 @@ def check_type(where: str, value: Any, expected: Any) -> None:
         return
     try:
         adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
-        adapter.validate_python(value)
+        understood = adapter.validate_python(value)
+        found = "" if _as_it_was(value, understood) else f"not {understood!r}"
     except ValidationError as error:
-        wanted = expected.__name__ if type(expected) is type else str(expected)
-        wanted = wanted.replace("typing.", "").replace("collections.abc.", "")
         found = error.errors()[0]["msg"]
-        raise ValueError(f"{where}={value!r}; expected {wanted} ({found}).") from None
     except PydanticUserError:
         return  # a type that pydantic cannot describe: the constructor judges
+    if found:
+        wanted = expected.__name__ if type(expected) is type else str(expected)
+        wanted = wanted.replace("typing.", "").replace("collections.abc.", "")
+        raise ValueError(f"{where}={value!r}; expected {wanted} ({found}).")
+
+
+def _as_it_was(value: Any, understood: Any) -> bool:
+    """Whether a value has the type it was understood as: the constructor gets it as it is.
+
+    The word "no" is understood as false, and is true to whoever asks `if`.
+    """
+    if isinstance(value, list) and isinstance(understood, list | tuple):
+        return all(map(_as_it_was, value, understood))
+    if isinstance(understood, bool | int | float):
+        return type(value) is type(understood) or (type(value), type(understood)) == (int, float)
+    return True
 
 
 def unknown_key(where: str, name: str, known: Iterable[object]) -> str:
@@ -160,6 +181,16 @@ def _may_be_named(target: str) -> bool:
     return any(
         target.startswith(name) if name.endswith(".") else target == name for name in allowed
     )
+
+
+def _may_be_called(target: str, kind: str) -> bool:
+    """A folder of the allowlist means its classes and, in our own, its functions.
+
+    A method reached by its name (``...CheckpointIO.remove_checkpoint``) does what it likes.
+    """
+    if target in ALLOWED or any(target.startswith(f"{name}.") for name in _extra_packages()):
+        return True
+    return kind == "class" or (kind == "function" and target.startswith("lightning_arrcoc."))
 
 
 def _is_home(module: str) -> bool:

@@ -48,6 +48,10 @@ ROUNDABOUT = [
     "lightning.pytorch.callbacks.model_checkpoint.os.system",
     "lightning.pytorch.callbacks.model_checkpoint.pl.seed_everything",
     "lightning.pytorch.callbacks.model_checkpoint.pl.LightningModule.load_from_checkpoint",
+    "lightning.pytorch.plugins.TorchCheckpointIO.load_checkpoint",
+    "lightning.pytorch.plugins.TorchCheckpointIO.remove_checkpoint",
+    "lightning.pytorch.callbacks.ModelCheckpoint.format_checkpoint_name",
+    "lightning_arrcoc.data.digits.DigitQuestions.__getitem__",
 ]
 
 
@@ -132,6 +136,13 @@ def test_an_unknown_option_of_a_group_lists_the_options(override: str, options: 
         ("seed=1.5", "expected int"),
         ("seed=null", "expected int"),
         ("debug=maybe", "expected bool"),
+        ("debug=no", "expected bool"),
+        ("model.random_weights=off", "expected bool"),
+        ("picture_samples=4.0", "expected int"),
+        ("data.train.length=1e5", "expected int"),
+        ("data.train.length='3'", "expected int"),
+        ("trainer.max_steps=true", "expected int"),
+        ("data.train.canvas_px=[64.0,64]", "expected tuple[int, int]"),
         ("picture_samples=many", "expected int"),
         ("model.budget=[1]", "expected int | float"),
         ("model.budget=half", "expected int | float"),
@@ -196,6 +207,8 @@ def test_free_text_arrives_as_it_was_typed(text: str) -> None:
         "2024",
         "true",
         "nan",
+        "What is ${x}?",
+        "${oc.env:HOME}",
     ],
 )
 def test_text_that_looks_like_something_else_arrives_as_it_was_typed(text: str) -> None:
@@ -283,6 +296,35 @@ def test_a_sweep_is_checked_at_each_of_its_values(override: str) -> None:
 def test_several_values_without_a_sweep_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.budget.*(-m|multirun|quote)"):
         check_overrides("fit", ["model.budget=0.1,0.2"])
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--experimental-rerun=job.pickle",
+        "--config-p=elsewhere",
+        "--config-n=other",
+        "--multi",
+        "--foo",
+        "-x",
+    ],
+)
+@pytest.mark.parametrize("beside", [[], ["--help"]])
+def test_a_flag_that_is_not_ours_is_refused(flag: str, beside: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"Unknown flag '.*'; expected one of .*--cfg"):
+        check_overrides("fit", [flag, *beside])
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--cfg=job", "--resolve"], ["-c", "all"]])
+def test_flags_of_ours_pass(flags: list[str]) -> None:
+    assert check_overrides("fit", flags) == flags
+
+
+@pytest.mark.parametrize("name", ["api_key", "token", "access_token", "password"])
+def test_a_secret_never_reaches_the_runs_record(name: str) -> None:
+    with pytest.raises(ValueError, match="environment variable") as caught:
+        check_overrides("fit", [f"+logger.{name}=hunter2"])
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--hydra-help", "--version"])
@@ -390,11 +432,14 @@ def test_a_forbidden_target_is_found_at_any_depth(override: str) -> None:
         "hydra.launcher._target_=os.system",
         "hydra.sweeper._target_=os.system",
         "+hydra.callbacks.mine._target_=os.system",
+        "+hydra.callbacks.mine='${oc.create:{_target_: torch.load}}'",
+        "hydra.launcher='${oc.create:{_target_: torch.load}}'",
+        "+hydra.job.env_set.LIGHTNING_ARRCOC_ALLOW=torch",
     ],
 )
 def test_hydra_itself_is_given_nothing_to_call(override: str) -> None:
     """It makes these before any code of ours is asked."""
-    with pytest.raises(ValueError, match=r"_target_=os\.system is not allowed"):
+    with pytest.raises(ValueError, match=r"is not allowed|is set by who|expected one of hydra"):
         check_overrides("fit", [override])
 
 
@@ -403,6 +448,7 @@ def test_hydra_itself_is_given_nothing_to_call(override: str) -> None:
     [
         ("hydra/job_logging", "version: 1\nformatters: {mine: {(): os.system}}\nroot: null\n"),
         ("experiment", "# @package _global_\nhydra: {callbacks: {mine: {_target_: os.system}}}\n"),
+        ("hydra/job_logging", "version: 1\nhandlers: {mine: {class: my.Class}}\nroot: null\n"),
         ("experiment", "# @package _global_\nmodel: {_target_: os.system}\n"),
         ("callbacks", "mine: {_target_: os.system}\n"),
     ],

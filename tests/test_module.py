@@ -8,11 +8,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
-from lightning_arrcoc.module import mean_gate, rate_factor
+from lightning_arrcoc.data.sample import Sample, Turn
+from lightning_arrcoc.module import rate_factor
 
 
 @pytest.fixture
@@ -111,11 +113,35 @@ def test_the_backbone_learns_from_packed_turns_as_from_single_ones(
         torch.testing.assert_close(value, single[name], atol=1e-4, rtol=1e-3)
 
 
-def test_a_batch_without_images_has_no_gate(module: ArrCocModule) -> None:
-    assert module.processor is not None
-    talk: Any = {"images": [], "questions": ["Is it?"], "answers": ["yes"]}
-    output = module(**module.processor([talk]), soft_sharpness=1.0)
-    assert float(mean_gate(output, 1.0)) == 0
+def test_a_batch_without_images_trains_nothing_and_stops_nothing(
+    module: ArrCocModule, tmp_path: Path
+) -> None:
+    """Other processes of a run wait for this one's gradients."""
+    words = [Sample((), (Turn("Is it?", "yes"),))] * 4
+    data = VqaDataModule(words, batch_size=4, num_workers=0)
+    arr_coc = weights(module.model.arr_coc)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, data)
+    assert all(p.grad is not None for p in module.model.arr_coc.parameters())
+    drift = max(
+        float((value - arr_coc[name]).abs().max())
+        for name, value in module.model.arr_coc.state_dict().items()
+    )
+    assert drift < 1e-3  # weight decay alone
+
+
+def test_a_run_without_an_end_is_refused(
+    module: ArrCocModule, data: VqaDataModule, tmp_path: Path
+) -> None:
+    with pytest.raises(MisconfigurationException, match=r"max_steps=\.\.\."):
+        trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(module, data)
+
+
+def test_packed_turns_are_refused_where_each_question_chooses(
+    module: ArrCocModule, tmp_path: Path
+) -> None:
+    data = VqaDataModule(questions("train", 4), batch_size=4, num_workers=0, pack_turns=True)
+    with pytest.raises(ValueError, match="packed turns"):
+        trainer(tmp_path, limit_val_batches=0).fit(module, data)
 
 
 def test_frozen_parts_stay_in_eval_mode(module: ArrCocModule) -> None:

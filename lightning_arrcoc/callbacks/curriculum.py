@@ -35,16 +35,15 @@ class CurriculumAdvance(pl.Callback):
         self, monitor: str = "train/accuracy", threshold: float | Sequence[float] = 0.9
     ) -> None:
         self.monitor = monitor
-        self.threshold = threshold if isinstance(threshold, int | float) else tuple(threshold)
-        if any(value != value for value in self._thresholds(1)):
-            raise ValueError("threshold is NaN; expected a value that the metric can exceed.")
+        self.threshold = _checked(threshold)
         self._stage = 0
         self._trained = False  # a run resumed at the end of an epoch ends it again without a step
 
     @property
     def state_key(self) -> str:
-        # Lightning's helper for exactly this, private by name, as its own callbacks use it.
-        return self._generate_state_key(monitor=self.monitor, threshold=self.threshold)
+        # Lightning's helper for exactly this, private by name, as its own callbacks use it. A run
+        # may go on with other thresholds.
+        return self._generate_state_key(monitor=self.monitor)
 
     def state_dict(self) -> dict[str, Any]:
         return {"stage": self._stage}
@@ -73,8 +72,12 @@ class CurriculumAdvance(pl.Callback):
                 f"{steps + 1} stages; expected {steps}, or a single number."
             )
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the loaders are made: their workers keep the stage that they were made with."""
+        self._go_on(trainer)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._source(trainer).stage = self._stage
+        self._go_on(trainer)  # sharding strategies restore after on_fit_start
 
     def on_train_batch_end(
         self,
@@ -88,7 +91,7 @@ class CurriculumAdvance(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         source = self._source(trainer)
-        pl_module.log("curriculum/stage", float(self._stage))
+        pl_module.log("curriculum/stage", float(self._stage), sync_dist=True)
         if not self._trained:
             return
         reached = trainer.callback_metrics.get(self.monitor)
@@ -106,6 +109,15 @@ class CurriculumAdvance(pl.Callback):
             source.stage = self._stage
             rank_zero_info(f"Step {trainer.global_step}: on to stage {self._stage}.")
 
+    def _go_on(self, trainer: pl.Trainer) -> None:
+        source = self._source(trainer)
+        if self._stage >= len(source.stages):
+            raise MisconfigurationException(
+                f"The checkpoint was at stage {self._stage}, but there are {len(source.stages)} "
+                "stages, counted from 0. Resume with the stages it was trained on."
+            )
+        source.stage = self._stage
+
     def _thresholds(self, steps: int) -> tuple[float, ...]:
         if isinstance(self.threshold, tuple):
             return self.threshold
@@ -113,3 +125,15 @@ class CurriculumAdvance(pl.Callback):
 
     def _source(self, trainer: pl.Trainer) -> Any:
         return getattr(getattr(trainer, "datamodule", None), "train", None)
+
+
+def _checked(threshold: float | Sequence[float]) -> float | tuple[float, ...]:
+    several = isinstance(threshold, Sequence) and not isinstance(threshold, str)
+    values = list(threshold) if several else [threshold]  # type: ignore[arg-type]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise ValueError(
+                f"threshold={threshold!r}; expected a number that the metric can exceed, or one "
+                "for each stage but the last."
+            )
+    return tuple(values) if several else values[0]

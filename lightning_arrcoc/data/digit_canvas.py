@@ -25,6 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 GAP_PX = 2
 SCAN_PAD = 2  # blank pixels around a scan, so that interpolation never meets its border
 CLUTTER_PER_CELL = 0.3
+MOST_TRIES = 1000
 SPLITS = ("train", "val", "test")
 HELD_OUT = {"val": 200, "test": 300}  # scans; the other 1297 are for training
 
@@ -72,8 +73,12 @@ def scatter(
     digit_px: tuple[int, int],
     jitter: float,
 ) -> list[Box]:
-    """Squares of random size that keep apart, at random places drawn towards cell centres."""
-    while True:
+    """Squares of random size that keep apart, at random places drawn towards cell centres.
+
+    Raises:
+        ValueError: so many cannot stand apart there.
+    """
+    for _ in range(MOST_TRIES):
         boxes: list[Box] = []
         for _ in range(50 * number):
             side = int(random.integers(digit_px[0], digit_px[1] + 1))
@@ -83,6 +88,10 @@ def scatter(
                 boxes.append(box)
                 if len(boxes) == number:
                     return boxes
+    raise ValueError(
+        f"{number} digits of {digit_px} px with jitter {jitter} do not stand apart on {canvas_px} "
+        "px. Choose fewer or smaller digits, a larger canvas or more jitter."
+    )
 
 
 def _coordinate(random: np.random.Generator, extent: int, side: int, jitter: float) -> int:

@@ -25,6 +25,7 @@ from lightning_arrcoc.data.digit_families import FAMILIES, LESSONS, QUESTIONS, A
 from lightning_arrcoc.data.sample import Sample
 
 FEWEST_COUNTED = 3
+MOST_TRIES = 1000
 
 
 class DigitQuestions(Dataset[Sample]):
@@ -39,7 +40,7 @@ class DigitQuestions(Dataset[Sample]):
         jitter: 0 centres every digit on a token's cell, 1 places it anywhere.
         families: kinds of question, dealt out in turn so that each is equally frequent.
         turns: questions asked about one canvas; more than one asks about as much as fits.
-        augment: shift, scale, rotate, shear and fade the scans. Leave off for measuring.
+        augment: shift, scale, rotate and shear the scans. Leave off for measuring.
         seed: other seeds give other canvases over the same scans.
 
     Raises:
@@ -76,11 +77,16 @@ class DigitQuestions(Dataset[Sample]):
         random = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         family = self.families[index % len(self.families)]
         scans, values = load_scans(self.split)
-        while True:  # an arrangement may allow no question of the family: take another
+        for _ in range(MOST_TRIES):  # an arrangement may allow no question of the family
             chosen, digits = self._arrange(random, family, values)
             asked = self._ask(random, family, digits)
             if asked:
                 break
+        else:
+            raise ValueError(
+                f"No arrangement of {self.digits} digits on {self.canvas_px} px allows a "
+                f"{family!r} question. Choose a larger canvas or other families."
+            )
         image = draw_clutter(random, self.canvas_px)
         for scan, digit in zip(chosen, digits, strict=True):
             warp = random_warp(random) if self.augment else NO_WARP

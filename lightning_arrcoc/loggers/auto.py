@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -22,14 +22,22 @@ def choose_logger(save_dir: str, project: str = "lightning_arrcoc") -> Logger:
         save_dir: folder of the run.
         project: name under which wandb files the run.
     """
-    if find_spec("wandb") and has_wandb_key():
+    if is_installed("wandb") and has_wandb_key():
         rank_zero_info("Logging to Weights & Biases: a key is configured (logger=csv stays local).")
         return WandbLogger(project=project, save_dir=save_dir)
-    if find_spec("tensorboard"):
+    if is_installed("tensorboard"):
         rank_zero_info(f"Logging to TensorBoard: tensorboard --logdir {save_dir}")
         return TensorBoardLogger(save_dir, name="", version="tensorboard")
     rank_zero_info(f"Logging to {Path(save_dir) / 'csv' / 'metrics.csv'}")
     return CSVLogger(save_dir, name="", version="csv")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is installed; a folder of its name in the working directory is none."""
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def has_wandb_key() -> bool:
@@ -41,5 +49,5 @@ def has_wandb_key() -> bool:
     host = os.environ.get("WANDB_BASE_URL", WANDB_HOST).split("://")[-1].strip("/")
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
         return False

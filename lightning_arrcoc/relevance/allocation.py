@@ -52,24 +52,28 @@ class TokenAllocator(nn.Module):
         self.num_positions = check_budget(num_positions)
 
     def forward(
-        self, relevance: Sequence[Tensor], tensions: Sequence[Tensor], budget: int | float | None
+        self,
+        relevance_logits: Sequence[Tensor],
+        tensions: Sequence[Tensor],
+        budget: int | float | None,
     ) -> list[Allocation]:
         """Spend one sample's budget over all of its images.
 
         Args:
-            relevance: a map ``(H, W)`` for each image, in [0, 1].
+            relevance_logits: log-odds ``(H, W)`` for each image. Their order decides; as
+                probabilities the surest would be alike.
             tensions: ``(T,)`` for each image.
             budget: as `num_positions`, which it replaces for this call.
         """
-        sizes = [scores.numel() for scores in relevance]
+        sizes = [logits.numel() for logits in relevance_logits]
         tokens = token_count(self.num_positions if budget is None else budget, sum(sizes))
-        relevance_N = torch.cat([scores.flatten() for scores in relevance])
+        relevance_N = torch.cat([logits.flatten() for logits in relevance_logits])
         kept_N = torch.zeros_like(relevance_N, dtype=torch.bool)
         kept_N[keep_top(relevance_N, tokens)] = True
         return [
-            _single_level(kept.view_as(scores), scores, tension)
-            for kept, scores, tension in zip(
-                torch.split(kept_N, sizes), relevance, tensions, strict=True
+            _single_level(kept.view_as(logits), logits.sigmoid(), tension)
+            for kept, logits, tension in zip(
+                torch.split(kept_N, sizes), relevance_logits, tensions, strict=True
             )
         ]
 

@@ -58,6 +58,8 @@ class Selector(Protocol):
 class RelevanceRealizer(nn.Module):
     """Image and question -> relevance of each cell; then relevance -> tokens.
 
+    Its parameters stay in fp32: a cast of the model around it moves them but does not round them.
+
     Args:
         texture: image -> textures; offers `out_channels`.
         knowing: textures and question -> three logit maps.
@@ -80,6 +82,15 @@ class RelevanceRealizer(nn.Module):
         self.balancer = balancer
         self.allocator = allocator
         self.null_query = nn.Parameter(torch.randn(query_dim))
+
+    # Private by name, but the one place that every cast passes through (to, half, bfloat16).
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RelevanceRealizer:
+        def moved(value: Tensor) -> Tensor:
+            changed = fn(value)
+            return changed if changed.dtype == value.dtype else value.to(changed.device)
+
+        super()._apply(moved, recurse)
+        return self
 
     def forward(
         self,

@@ -115,11 +115,16 @@ class ChatProcessor:
                 {"images": conversation["images"], "questions": [question], "answers": [answer]},
                 counts,
             )
-            own = _behind(self._vision_end, row["input_ids"])
+            own = self._behind_images(row["input_ids"], len(counts))
             row["turns"] = [0] * own + [number] * (len(row["input_ids"]) - own)
             for key, values in packed.items():
                 values += row[key] if number == 1 else row[key][own:]
         return packed
+
+    def _behind_images(self, ids: list[int], images: int) -> int:
+        """Index behind the marker that closes the last image; 0 where there is none."""
+        closing = [place for place, token in enumerate(ids) if token == self._vision_end]
+        return closing[images - 1] + 1 if images else 0
 
     def _tokenize(self, conversation: Conversation, counts: list[int]) -> dict[str, list[int]]:
         """Token ids of one conversation with a label and a query flag each."""
@@ -190,11 +195,6 @@ class ChatProcessor:
             for values in row.values():
                 values[position : position + 1] = [values[position]] * count
         return row
-
-
-def _behind(token: int, ids: list[int]) -> int:
-    """Index behind the last such token; 0 where there is none."""
-    return len(ids) - ids[::-1].index(token) if token in ids else 0
 
 
 def _within(offset: tuple[int, int], span: tuple[int, int]) -> bool:

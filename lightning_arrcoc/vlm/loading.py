@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import transformers
 from packaging.version import Version
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -20,7 +21,7 @@ TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny"
 OLDEST, FIRST_UNTRIED = Version("5.18"), Version("6")
 MODEL_TYPE = "qwen3_vl"
-SLOWEST_WAVE = 30.0  # the grid holds one period of the fastest wave and a thirtieth of this one
+SLOWDOWN = 30.0  # the grid holds a whole period of the fastest wave and this part of the slowest
 POSITION_RMS = 2.0
 
 
@@ -36,6 +37,20 @@ def require_transformers(version: str = transformers.__version__) -> None:
             "before 5.18 accept features made outside the model and silently ignore them, so it "
             "would answer without having seen the image. "
             f'Run: pip install "transformers>={OLDEST},<{FIRST_UNTRIED}"'
+        )
+
+
+def refuse_flash(backbone: Qwen3VLForConditionalGeneration, reason: str) -> None:
+    """Refuse flash attention, which takes no mask of its own.
+
+    Raises:
+        ValueError: the backbone was loaded with it.
+    """
+    # Private by name; transformers offers no other way to ask how attention is computed.
+    if "flash" in str(backbone.config.text_config._attn_implementation):
+        raise ValueError(
+            f"{reason}, which flash attention cannot take. Load the backbone with "
+            "attn_implementation='sdpa'."
         )
 
 
@@ -79,7 +94,8 @@ def load_backbone(
         name: as for `locate`.
         dtype: of the parameters; "auto" keeps what the files hold.
         attn_implementation: of vision tower and language model.
-        random_weights: draw fresh weights and read only the configuration.
+        random_weights: draw fresh weights and read only the configuration; positions are laid
+            out as `lay_out_positions` says.
 
     Raises:
         ImportError: transformers is too old.
@@ -102,9 +118,14 @@ def load_backbone(
         )
         lay_out_positions(fresh.model.visual.pos_embed.weight)
         return fresh.eval()
-    model: Qwen3VLForConditionalGeneration = Qwen3VLForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True
-    )
+    try:
+        model: Qwen3VLForConditionalGeneration = Qwen3VLForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {name!r} are damaged ({error}); fetch them anew."
+        ) from error
     return model.eval()
 
 
@@ -115,14 +136,19 @@ def lay_out_positions(embedding_PD: Tensor) -> None:
     Drawn at `initializer_range`, positions are thirty times weaker than the patches they are added
     to, and a small vision tower does not find them in thousands of steps.
 
+    Raises:
+        ValueError: the grid is not square.
+
     Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, section 3
     (sine-cosine positions); period and strength are our own.
     """
     places, width = embedding_PD.shape
     side, waves = math.isqrt(places), width // 4
+    if side * side != places:
+        raise ValueError(f"{places} position embeddings are no square grid, as Qwen3-VL's are.")
     angle = 2 * math.pi * torch.linspace(0, 1, side, device=embedding_PD.device)
-    slowdown = SLOWEST_WAVE ** (-torch.arange(waves, device=embedding_PD.device) / max(1, waves))
-    phases = angle[:, None] * slowdown
+    exponent = torch.arange(waves, device=embedding_PD.device) / max(1, waves - 1)
+    phases = angle[:, None] * SLOWDOWN**-exponent
     axis = torch.cat([phases.sin(), phases.cos()], dim=1)
     rows = axis[:, None].expand(side, side, -1)
     columns = axis[None].expand(side, side, -1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from lightning_arrcoc.vlm.loading import refuse_flash
 from lightning_arrcoc.vlm.sequence import closed_entry
 
 SHARED, PADDING = 0, -1  # in `turns`, beside the numbers of turns, which start from 1
@@ -17,8 +18,8 @@ def forward_packed(
     *,
     input_ids: Tensor,
     turns: Tensor,
-    pixel_values: Tensor,
-    image_grid_thw: Tensor,
+    pixel_values: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> CausalLMOutputWithPast:
     """The stock model on packed questions: the image is read once, and no turn sees another.
@@ -26,9 +27,13 @@ def forward_packed(
     Args:
         input_ids: ``(B, L)``, images first.
         turns: to which turn a token belongs ``(B, L)``; 0 is seen by all of them, -1 is padding.
-        pixel_values, image_grid_thw: as the processor returns them.
+        pixel_values, image_grid_thw: as the processor returns them; None where there is no image.
         labels: next-token targets ``(B, L)``, -100 where there is none.
+
+    Raises:
+        ValueError: the backbone computes attention in a way that takes no mask.
     """
+    refuse_flash(backbone, "Packed turns are kept apart by a mask")
     visual = (input_ids == backbone.config.image_token_id) & (turns == SHARED)
     mrope_3BL, _ = backbone.model.get_rope_index(
         input_ids,

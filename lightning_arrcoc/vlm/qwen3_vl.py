@@ -23,8 +23,13 @@ from lightning_arrcoc.relevance import (
 )
 from lightning_arrcoc.relevance.allocation import check_budget
 from lightning_arrcoc.vlm.chat import ChatProcessor
-from lightning_arrcoc.vlm.loading import load_backbone, locate, require_transformers
-from lightning_arrcoc.vlm.selection import Selection, VisualBatch, select_tokens
+from lightning_arrcoc.vlm.loading import (
+    load_backbone,
+    locate,
+    refuse_flash,
+    require_transformers,
+)
+from lightning_arrcoc.vlm.selection import Selection, VisualBatch, end_tokens, select_tokens
 from lightning_arrcoc.vlm.sequence import PrunedSequence, biased_causal_mask, prune_sequence
 from lightning_arrcoc.vlm.vision import (
     PixelScale,
@@ -86,6 +91,10 @@ class ArrCocQwen3VL(nn.Module):
 
     Attributes:
         processor: encodes conversations for this model; None where it was built from parts.
+
+    Raises:
+        ImportError: transformers is too old.
+        ValueError: a bad `select` or `budget`, or tokens that do not cover 32 x 32 pixels.
     """
 
     def __init__(
@@ -114,11 +123,7 @@ class ArrCocQwen3VL(nn.Module):
         self.select = select
         self.budget = budget
         self.processor = processor
-        self.register_buffer("image_mean", torch.tensor(image_mean), persistent=False)
-        self.register_buffer("image_std", torch.tensor(image_std), persistent=False)
-
-    image_mean: Tensor
-    image_std: Tensor
+        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
 
     @classmethod
     def from_pretrained(
@@ -213,10 +218,15 @@ class ArrCocQwen3VL(nn.Module):
             **kwargs: go to the stock model.
 
         Raises:
-            ValueError: video, images that do not match the text, a budget beyond the cells, or
-                `soft_sharpness` together with flash attention.
+            ValueError: video, packed turns, images that do not match the text, a budget beyond
+                the cells, or `soft_sharpness` together with flash attention.
         """
         _refuse_video(kwargs)
+        if "turns" in kwargs:
+            raise ValueError(
+                "The batch holds packed turns (pack_turns=true), but each question chooses tokens "
+                "of its own. Pack only to train the backbone, with trains='backbone'."
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if pixel_values is None or image_grid_thw is None:
@@ -305,13 +315,22 @@ class ArrCocQwen3VL(nn.Module):
         return ArrCocGeneration(**known, allocation=allocations)
 
     @property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end a turn."""
+        return end_tokens(self.backbone)
+
+    @property
     def _visual(self) -> Qwen3VLVisionModel:
         return self.backbone.model.visual
 
     @property
     def pixel_scale(self) -> PixelScale:
         """How the image processor normalised."""
-        return PixelScale(self.image_mean, self.image_std)
+        device = self.backbone.device
+        return PixelScale(
+            torch.tensor(self.image_mean, device=device),
+            torch.tensor(self.image_std, device=device),
+        )
 
     def _encode(
         self, batch: VisualBatch, chosen: Selection, straight_through: bool
@@ -367,12 +386,7 @@ class ArrCocQwen3VL(nn.Module):
             )
 
     def _soft_mask(self, sequence: PrunedSequence, chosen: Selection, sharpness: float) -> Tensor:
-        # Private by name; transformers offers no other way to ask how attention is computed.
-        if "flash" in str(self.backbone.config.text_config._attn_implementation):
-            raise ValueError(
-                "The soft phase adds a bias to attention, which flash attention cannot take. "
-                "Load the backbone with attn_implementation='sdpa'."
-            )
+        refuse_flash(self.backbone, "The soft phase adds a bias to attention")
         logits = torch.cat([x.flatten() for x in chosen.relevance_logits])
         bias_BL = logits.new_zeros(chosen.visual_BL.shape)
         bias_BL = bias_BL.masked_scatter(chosen.visual_BL, F.logsigmoid(sharpness * logits))

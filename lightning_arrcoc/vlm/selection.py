@@ -86,7 +86,7 @@ def select_tokens(
     for row in sorted(set(owners)):
         mine = [i for i, owner in enumerate(owners) if owner == row]
         allocations += selector.allocator(
-            [logits[i].sigmoid() for i in mine], [tensions[i] for i in mine], budget
+            [logits[i] for i in mine], [tensions[i] for i in mine], budget
         )
     kept = torch.zeros(int(visual_BL.sum()), dtype=torch.bool, device=visual_BL.device)
     kept[packed_cells(batch.grid_thw, merge, allocations)] = True
@@ -123,13 +123,19 @@ def _question(
     config = backbone.config
     mask_BL = batch.query_mask
     if mask_BL is None:
-        ends = _as_list(backbone.generation_config.eos_token_id)
-        ends += _as_list(config.text_config.eos_token_id)
-        mask_BL = find_question(batch.input_ids, batch.attention_mask, config.image_token_id, ends)
+        mask_BL = find_question(
+            batch.input_ids, batch.attention_mask, config.image_token_id, end_tokens(backbone)
+        )
     length = max(1, int(mask_BL.sum(1).max()))
     columns = (~mask_BL).byte().argsort(dim=1, stable=True)[:, :length]
     embed = backbone.get_input_embeddings()
     return embed(batch.input_ids.gather(1, columns)).detach(), mask_BL.gather(1, columns)
+
+
+def end_tokens(backbone: Qwen3VLForConditionalGeneration) -> list[int]:
+    """Tokens that end a turn, from wherever a backbone names them."""
+    ends = _as_list(backbone.generation_config.eos_token_id)
+    return ends + _as_list(backbone.config.text_config.eos_token_id)
 
 
 def _as_list(tokens: int | list[int] | None) -> list[int]:

@@ -213,3 +213,42 @@ def test_a_metric_that_nobody_logs_is_refused_with_those_that_are(tmp_path: Path
 def test_a_threshold_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="threshold is NaN"):
         CurriculumAdvance(threshold=float("nan"))
+
+
+def test_each_stage_may_have_its_own_threshold(tmp_path: Path) -> None:
+    module = Learner([0.6, 0.6, 0.6, 0.95, 0.0])
+    source = Stages([ROWS] * 3)
+    trainer(tmp_path, 5, CurriculumAdvance(threshold=(0.5, 0.9))).fit(module, Feeder(source))
+    assert module.seen == [0, 1, 1, 1, 2]
+
+
+def test_as_many_thresholds_as_steps_are_expected(tmp_path: Path) -> None:
+    callback = CurriculumAdvance(threshold=[0.5])
+    with pytest.raises(MisconfigurationException, match="1 thresholds for 3 stages; expected 2"):
+        trainer(tmp_path, 1, callback).fit(Learner([1.0]), Feeder(Stages([ROWS] * 3)))
+
+
+@pytest.mark.parametrize("threshold", ["0.9", True, None, [0.5, "x"], [float("nan")], float("nan")])
+def test_a_threshold_that_is_no_number_is_refused(threshold: Any) -> None:
+    with pytest.raises(ValueError, match="threshold="):
+        CurriculumAdvance(threshold=threshold)
+
+
+def test_a_stage_that_is_no_longer_there_is_refused(tmp_path: Path) -> None:
+    callback = CurriculumAdvance()
+    callback.load_state_dict({"stage": 2})
+    with pytest.raises(MisconfigurationException, match="at stage 2, but there are 2 stages"):
+        trainer(tmp_path, 1, callback).fit(Learner([1.0]), Feeder(Stages([ROWS] * 2)))
+
+
+def test_the_stage_is_set_before_workers_are_made(tmp_path: Path) -> None:
+    class Workers(Feeder):
+        def train_dataloader(self) -> Any:
+            seen.append(self.train.stage)
+            return super().train_dataloader()
+
+    seen: list[int] = []
+    callback = CurriculumAdvance()
+    callback.load_state_dict({"stage": 1})
+    trainer(tmp_path, 1, callback).fit(Learner([0.0]), Workers(Stages([ROWS] * 3)))
+    assert seen == [1]

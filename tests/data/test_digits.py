@@ -34,6 +34,7 @@ from lightning_arrcoc.data.digit_families import (
     ask_comparison,
     ask_count,
     ask_place,
+    ask_where,
 )
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Box
@@ -264,7 +265,7 @@ def test_colour_questions_by_hand():
 def test_place_questions_by_hand_on_a_wide_canvas():
     # Listed in no order: places are what counts.
     bottom_right, top_left = at(4, "blue", 170, 85), at(1, "red", 20, 20)
-    bottom_left, top_right = at(3, "red", 40, 80), at(2, "white", 150, 30)
+    bottom_left, top_right = at(3, "red", 40, 80), at(2, "white", 160, 30)
     digits = [bottom_right, top_left, bottom_left, top_right]
     assert asked_by(ask_place, digits) == {
         "Which digit is nearest the top left corner?": ("1", (top_left.box,)),
@@ -274,10 +275,50 @@ def test_place_questions_by_hand_on_a_wide_canvas():
     }
 
 
-@pytest.mark.parametrize(("lead", "asked"), [(0, False), (15.9, False), (16.0, True)])
+@pytest.mark.parametrize(("lead", "asked"), [(0, False), (31.9, False), (32.0, True)])
 def test_a_corner_without_a_clear_winner_is_not_asked_about(lead, asked):
     digits = [at(1, "red", 30, 0), at(2, "blue", 30 + lead, 0)]
     assert ("Which digit is nearest the top left corner?" in asked_by(ask_place, digits)) == asked
+
+
+def test_where_questions_by_hand():
+    """On 200 x 100 px the middle lines run at 100 and 50; within 8 px of one nothing is asked."""
+    top_left, bottom_right = at(1, "red", 30, 30), at(2, "blue", 170, 80)
+    on_a_line, beside_it = at(3, "white", 60, 57.9), at(4, "green", 108, 20)
+    shared = [at(5, "cyan", 20, 80), at(6, "cyan", 180, 20)]
+    assert asked_by(ask_where, [top_left, bottom_right, on_a_line, beside_it, *shared]) == {
+        "Where is the red digit?": ("top left", (top_left.box,)),
+        "Where is the blue digit?": ("bottom right", (bottom_right.box,)),
+        "Where is the green digit?": ("top right", (beside_it.box,)),
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"canvas_px": (64, 64), "digits": 5, "digit_px": (8, 12), "jitter": 0.0},
+        {"canvas_px": (32, 32), "digits": 1, "families": ["where"], "jitter": 0.0},
+        {"canvas_px": (32, 32), "digits": 2, "digit_px": (12, 12), "families": ["place"]},
+    ],
+)
+def test_what_cannot_be_arranged_says_so_instead_of_hanging(options):
+    source = DigitQuestions("train", 1, **({"digit_px": (24, 30)} | options))
+    with pytest.raises(ValueError, match="do not stand apart|allows a '"):
+        source[0]
+
+
+def test_a_seed_below_zero_is_refused():
+    with pytest.raises(ValueError, match="seed=-1"):
+        DigitQuestions("train", 1, seed=-1)
+
+
+def test_several_turns_are_dealt_from_the_families_in_turn():
+    families = ["place", "comparison", "count", "colour", "caption", "where"]
+    source = DigitQuestions("train", 12, families=families, turns=6)
+    for index in range(12):
+        starts = [turn.question.split()[0] for turn in source[index].turns]
+        assert sorted(starts) == ["Describe", "How", "Is", "Where", "Which", "Which"]
+        assert len({turn.question for turn in source[index].turns}) == 6
 
 
 def test_a_digit_by_itself_is_nearest_every_corner():

@@ -166,7 +166,7 @@ def test_an_allocation_by_hand():
     assert allocation.levels.tolist() == [0, 0, 0]
     assert allocation.levels.dtype == torch.int64
     assert allocation.budgets.tolist() == [[1, 1], [1, 0]]
-    assert allocation.relevance is relevance
+    assert allocation.relevance.equal(relevance.sigmoid())
     assert allocation.tensions is TENSIONS
 
 
@@ -196,3 +196,10 @@ def test_only_the_order_of_scores_matters():
 def test_tensions_of_another_number_of_images_are_refused():
     with pytest.raises(ValueError, match=r"zip\(\)"):
         TokenAllocator(1)([torch.rand(2, 2)] * 2, [TENSIONS], None)
+
+
+def test_the_surest_of_sure_cells_is_kept():
+    """As probabilities in fp32 both are exactly one."""
+    logits = torch.full((2, 2), -3.0)
+    logits[0, 0], logits[1, 1] = 20.0, 30.0
+    assert allocate([logits], 1)[0].cells.tolist() == [3]

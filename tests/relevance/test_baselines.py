@@ -39,7 +39,7 @@ def test_every_selector_answers_the_same_interface(make, textures_only):
     assert {values.dtype for values in found} == {torch.float32}
     for share in (found.scores, found.tensions, found.relevance):
         assert 0 <= share.min() <= share.max() <= 1
-    allocations = selector.allocator(found.relevance, found.tensions, 7)
+    allocations = selector.allocator(found.relevance_logit, found.tensions, 7)
     assert sum(len(allocation.cells) for allocation in allocations) == 7
 
 

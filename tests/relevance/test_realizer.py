@@ -88,7 +88,7 @@ def test_untrained_it_already_keeps_the_cell_where_something_is(realizer):
     noise = torch.rand(3, CELL_PX, CELL_PX, generator=torch.Generator().manual_seed(0))
     image[0, :, 2 * CELL_PX : 3 * CELL_PX, CELL_PX : 2 * CELL_PX] = noise
     found = realizer(image, *question(images=1))
-    (allocation,) = realizer.allocator(found.relevance, found.tensions, 1)
+    (allocation,) = realizer.allocator(found.relevance_logit, found.tensions, 1)
     assert allocation.positions.tolist() == [[2, 1]]
 
 
@@ -257,3 +257,19 @@ def test_makers_of_parts_learn_what_they_have_to_fit():
         "knowing": {"query_dim": QUERY_DIM, "channels": realizer.texture.channels},
         "balancer": {"query_dim": QUERY_DIM, "channels": 13},
     }
+
+
+def test_a_cast_of_the_model_around_it_rounds_nothing():
+    realizer = build_realizer(8)
+    holder = torch.nn.ModuleDict({"arr_coc": realizer, "other": torch.nn.Linear(2, 2)})
+    before = {name: value.clone() for name, value in realizer.state_dict().items()}
+    holder.to(torch.bfloat16)
+    assert holder["other"].weight.dtype == torch.bfloat16
+    for name, value in realizer.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_neither_images_nor_textures_is_refused():
+    with pytest.raises(ValueError, match="Neither images nor textures"):
+        build_realizer(8)(None, torch.zeros(1, 1, 8), torch.ones(1, 1, dtype=torch.bool))

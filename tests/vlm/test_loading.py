@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_arrcoc.vlm.loading import TINY_FOLDER, load_backbone, locate, require_transformers
+from lightning_arrcoc.vlm.loading import (
+    TINY_FOLDER,
+    lay_out_positions,
+    load_backbone,
+    locate,
+    require_transformers,
+)
 
 
 @pytest.mark.parametrize("version", ["4.57.1", "5.0.0", "5.16.0", "5.17.9", "6.0.0", "6.1"])
@@ -74,3 +80,37 @@ def test_the_attention_that_was_asked_for_is_used(backbone_folder: Path, attenti
         )
         assert model.config.text_config._attn_implementation == attention
         assert model.model.visual.config._attn_implementation == attention
+
+
+def test_positions_start_smooth_and_as_strong_as_patches() -> None:
+    table = torch.zeros(64, 64)
+    lay_out_positions(table)
+    assert float(table.square().mean().sqrt()) == pytest.approx(2.0, rel=1e-4)
+    assert table.mean(0).abs().max() < 1e-5
+    assert len({tuple(row) for row in table.tolist()}) == 64
+    grid = table.view(8, 8, 64)
+    torch.testing.assert_close(grid[:, :1, :32].expand(8, 8, 32), grid[:, :, :32])  # rows alone
+    torch.testing.assert_close(grid[:1, :, 32:].expand(8, 8, 32), grid[:, :, 32:])  # columns alone
+    beside, across = (grid[0, 0] - grid[0, 1]).norm(), (grid[0, 0] - grid[7, 3]).norm()
+    assert beside < across
+
+
+def test_positions_of_random_weights_are_laid_out(backbone_folder: Path) -> None:
+    model = load_backbone(str(backbone_folder), random_weights=True)
+    expected = torch.zeros_like(model.model.visual.pos_embed.weight)
+    lay_out_positions(expected)
+    torch.testing.assert_close(model.model.visual.pos_embed.weight.detach(), expected)
+
+
+def test_positions_that_are_no_square_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match="63 position embeddings are no square grid"):
+        lay_out_positions(torch.zeros(63, 64))
+
+
+def test_damaged_weights_are_refused_in_one_line(backbone_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(backbone_folder, folder)
+    shard = next(folder.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:5])
+    with pytest.raises(ValueError, match="are damaged"):
+        load_backbone(str(folder))

@@ -55,12 +55,16 @@ def test_each_turn_is_answered_as_if_it_were_alone(
     images: int,
 ) -> None:
     pictures = [picture(i) for i in range(images)]
-    other = talk(TURNS[:1], [picture(9, (128, 96))] * images)
-    together = processor([talk(TURNS, pictures), other], padding_side=side, pack=True)
-    logits = packed(backbone, together).logits[0][together["labels"][0] != -100]
+    larger = [picture(9, (128, 96))] * images
+    asked = [(TURNS, pictures), (TURNS[:2], larger)]
+    together = processor(
+        [talk(turns, shown) for turns, shown in asked], padding_side=side, pack=True
+    )
+    assert (together["turns"] == -1).any(), "a row is padded"
+    logits = packed(backbone, together).logits[together["labels"] != -100]
     alone = []
-    for turn in TURNS:
-        single = processor([talk([turn], pictures)])
+    for turn, shown in [(turn, shown) for turns, shown in asked for turn in turns]:
+        single = processor([talk([turn], shown)])
         with torch.no_grad():
             output = backbone(
                 **{
@@ -123,3 +127,45 @@ def test_an_unanswered_turn_is_refused(processor: ChatProcessor) -> None:
     prompt = {"images": [picture(0)], "questions": ["a", "b"], "answers": ["1"]}
     with pytest.raises(ValueError, match="shorter"):
         processor([prompt], pack=True)
+
+
+def test_turns_that_begin_where_they_stand_are_noticed(
+    processor: ChatProcessor,
+    backbone: Qwen3VLForConditionalGeneration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = processor([talk(TURNS, [picture(0)])], pack=True)
+    right = packed(backbone, batch).logits
+    monkeypatch.setattr("lightning_arrcoc.vlm.packing.tokens_between", torch.zeros_like)
+    wrong = packed(backbone, batch).logits
+    last = batch["turns"][0] == len(TURNS)
+    assert float((right - wrong)[0][last].abs().max()) > 1e-2
+
+
+def test_text_alone_is_packed_as_well(
+    processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
+) -> None:
+    batch = processor([talk(TURNS, [])], pack=True)
+    assert batch["turns"][0, 0] == 1
+    assert bool(packed(backbone, batch).loss.isfinite())
+
+
+def test_a_question_that_names_the_markers_keeps_its_words(processor: ChatProcessor) -> None:
+    odd = ("What does <|vision_end|> mean?", "7")
+    batch = processor([talk([odd, odd], [picture(0)])], pack=True)
+    own = [batch["input_ids"][0][batch["turns"][0] == turn].tolist() for turn in (1, 2)]
+    assert own[0] == own[1]
+    assert "What does" in processor.tokenizer.decode(own[0])
+
+
+def test_flash_attention_is_refused(
+    processor: ChatProcessor,
+    backbone: Qwen3VLForConditionalGeneration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = processor([talk(TURNS, [picture(0)])], pack=True)
+    monkeypatch.setattr(
+        backbone.config.text_config, "_attn_implementation", "flash_attention_2", raising=False
+    )
+    with pytest.raises(ValueError, match=r"Packed turns .* attn_implementation='sdpa'"):
+        packed(backbone, batch)

@@ -45,9 +45,13 @@ def test_folding_gives_back_the_pixels(backbone_folder: Path, size: tuple[int, i
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     encoded = processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
     rows, columns = size[0] // 16, size[1] // 16
-    image = fold_patches(encoded["pixel_values"], (rows, columns), 2, HALF)
+    scale = PixelScale(
+        torch.tensor(processor.image_processor.image_mean),
+        torch.tensor(processor.image_processor.image_std),
+    )
+    image = fold_patches(encoded["pixel_values"], (rows, columns), 2, scale)
     np.testing.assert_allclose(image[0].permute(1, 2, 0) * 255, pixels, atol=1e-3)
-    patches = unfold_patches(image, 16, 2, HALF)
+    patches = unfold_patches(image, 16, 2, scale)
     torch.testing.assert_close(patches, encoded["pixel_values"], atol=1e-5, rtol=0)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -173,10 +175,19 @@ def store_weights(folder: Path, checkpoint: Path) -> None:
     Raises:
         RuntimeError: the checkpoint holds another architecture.
     """
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
-    model.load_state_dict({name.removeprefix("backbone."): value for name, value in saved.items()})
+    model.load_state_dict(
+        {name.removeprefix("backbone."): value for name, value in read(checkpoint).items()}
+    )
     model.to(torch.bfloat16).save_pretrained(folder)
+
+
+def read(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights."""
+    saved: dict[str, torch.Tensor] = torch.load(
+        checkpoint, map_location="cpu", weights_only=True, mmap=True
+    )["state_dict"]
+    return saved
 
 
 if __name__ == "__main__":
@@ -184,6 +195,8 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, help="a checkpoint of experiment=tiny_base")
     arguments = parser.parse_args()
-    make_backbone(arguments.folder)
-    if arguments.weights:
-        store_weights(arguments.folder, arguments.weights)
+    with tempfile.TemporaryDirectory() as made:  # what lies in the folder stays until all is well
+        make_backbone(Path(made))
+        if arguments.weights:
+            store_weights(Path(made), arguments.weights)
+        shutil.copytree(made, arguments.folder, dirs_exist_ok=True)
