@@ -422,7 +422,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     width = saved["state_dict"][name].shape
     saved["state_dict"][name] = torch.zeros(7, 7)
     torch.save(saved, tmp_path / "other.ckpt")
-    done = here(command, *SMALL, f"ckpt={tmp_path / 'other.ckpt'}", "logger=none")
+    done = here(command, *SMALL, f"ckpt={tmp_path / 'other.ckpt'}")
     refused(done, "another architecture", f"{name}: (7, 7) in the checkpoint, {tuple(width)} here")
 
 
@@ -481,7 +481,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 # ------------------------------------------------------------------------------------- bad settings
 
 
-@pytest.mark.parametrize("budget", ["0", "-3", "0.0", "1.5", "true"])
+@pytest.mark.parametrize("budget", ["0", "-3", "0.0", "1.5"])
 def test_a_budget_that_is_none_says_what_one_is(budget: str, here: Here) -> None:
     done = here("fit", *SMALL, f"model.budget={budget}")
     refused(done, "budget=", "expected a number of tokens from 1 up", "a share of them")
@@ -498,7 +498,7 @@ def test_a_budget_beyond_the_picture_names_both_numbers(
 
 
 def test_a_budget_beyond_the_picture_stops_fit_without_a_checkpoint(here: Here) -> None:
-    done = here("fit", *SMALL, "model.budget=100000", "logger=none")
+    done = here("fit", *SMALL, "model.budget=100000")
     refused(done, "budget=100000", "144 visual tokens", "Choose 1 to 144")
 
 
@@ -519,7 +519,7 @@ def test_a_budget_beyond_the_picture_stops_fit_without_a_checkpoint(here: Here) 
 def test_what_a_part_refuses_is_one_line_in_its_own_words(
     override: str, words: tuple[str, ...], here: Here
 ) -> None:
-    done = here("fit", *SMALL, override, "logger=none")
+    done = here("fit", *SMALL, override)
     refused(done, *words)
     assert "Error in call to target" not in done.err
 
@@ -549,6 +549,30 @@ def test_a_refused_command_leaves_no_folder_behind(here: Here) -> None:
     done = here("validate", "ckpt=nowhere.ckpt")
     refused(done)
     assert list(done.folder.iterdir()) == []
+
+
+OFFLINE = """
+import runpy, socket, sys
+
+def refuse(self, address):
+    if self.family != socket.AF_UNIX:
+        raise SystemExit(f"the network was touched: {address}")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+sys.argv = ["lightning_arrcoc", *sys.argv[1:]]
+runpy.run_module("lightning_arrcoc", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_fit_touches_no_network_by_itself(tmp_path: Path) -> None:
+    """Also where nothing in the environment keeps libraries from it."""
+    free = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "WANDB_MODE")}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, "fit", "experiment=debug", "trainer.max_steps=1"],
+        cwd=tmp_path, env=free, capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("results.json"))
 
 
 # -------------------------------------------------------------------------------- several processes
@@ -598,6 +622,26 @@ def test_an_interrupt_inside_a_command_is_130(here: Here, monkeypatch: pytest.Mo
     done = here("fit")
     assert done.code == cli.INTERRUPTED == 130
     assert "Traceback" not in done.err
+
+
+def test_an_interrupt_ends_a_sweep(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def interrupted(config: Any) -> int:
+        begun.append(config.seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "fit", interrupted)
+    done = here("fit", "-m", "seed=1,2,3")
+    assert (done.code, begun) == (130, [1])
+
+
+def test_an_interrupt_before_a_command_is_130(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_arrcoc.config.check_overrides", interrupted)
+    assert here("fit").code == 130
 
 
 def test_control_c_while_training_exits_with_130(tmp_path: Path) -> None:

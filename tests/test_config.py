@@ -146,6 +146,7 @@ def test_an_unknown_option_of_a_group_lists_the_options(override: str, options: 
         ("picture_samples=many", "expected int"),
         ("model.budget=[1]", "expected int | float"),
         ("model.budget=half", "expected int | float"),
+        ("model.budget=true", "expected int | float"),
         ("training.trains=head", "expected Literal['arr_coc', 'backbone']"),
         ("training.sharpness=[1,2,3]", "expected tuple[float, float]"),
         ("data.train.length=[3]", "expected int"),

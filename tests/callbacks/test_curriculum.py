@@ -210,11 +210,6 @@ def test_a_metric_that_nobody_logs_is_refused_with_those_that_are(tmp_path: Path
         wrong.fit(Learner([1.0]), Feeder(Stages([ROWS])))
 
 
-def test_a_threshold_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="threshold is NaN"):
-        CurriculumAdvance(threshold=float("nan"))
-
-
 def test_each_stage_may_have_its_own_threshold(tmp_path: Path) -> None:
     module = Learner([0.6, 0.6, 0.6, 0.95, 0.0])
     source = Stages([ROWS] * 3)

@@ -303,7 +303,7 @@ def test_where_questions_by_hand():
 )
 def test_what_cannot_be_arranged_says_so_instead_of_hanging(options):
     source = DigitQuestions("train", 1, **({"digit_px": (24, 30)} | options))
-    with pytest.raises(ValueError, match="do not stand apart|allows a '"):
+    with pytest.raises(ValueError, match=r"do not stand apart|allows a '"):
         source[0]
 
 
