@@ -195,8 +195,9 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, help="a checkpoint of experiment=tiny_base")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:  # what lies in the folder stays until all is well
-        make_backbone(Path(made))
+    with tempfile.TemporaryDirectory() as place:  # what lies in the folder stays until all is well
+        made = Path(place) / "made"
+        make_backbone(made)
         if arguments.weights:
-            store_weights(Path(made), arguments.weights)
+            store_weights(made, arguments.weights)
         shutil.copytree(made, arguments.folder, dirs_exist_ok=True)
