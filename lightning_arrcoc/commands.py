@@ -24,6 +24,7 @@ from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
+from lightning_arrcoc.memory import keep_freed_memory
 from lightning_arrcoc.module import ArrCocModule
 from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
 from lightning_arrcoc.targets import build
@@ -144,6 +145,8 @@ def refuse_several_processes(parts: Parts) -> None:
 def assemble(config: DictConfig) -> Parts:
     """Make everything that the configuration names."""
     quiet_known_noise()
+    if config.trainer.get("accelerator") == "cpu":
+        keep_freed_memory()
     seed_everything(config.seed, workers=True, verbose=False)
     model = build(config.model)
     module = build(config.training, model=model)
