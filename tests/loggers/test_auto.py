@@ -43,7 +43,7 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> A
 
 def install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Pretend that just these loggers' packages are installed."""
-    monkeypatch.setattr(auto, "find_spec", lambda name: object() if name in names else None)
+    monkeypatch.setattr(auto, "is_installed", names.__contains__)
 
 
 def write_netrc(path: Path, host: str = "api.wandb.ai") -> None:
@@ -154,3 +154,12 @@ def test_a_server_of_ones_own_has_its_own_key(
 def test_a_broken_netrc_holds_no_key(home: Path) -> None:
     (home / ".netrc").write_text("machine api.wandb.ai nonsense here")
     assert not has_wandb_key()
+
+
+def test_a_folder_of_its_name_is_no_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_logger_of_nobody").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not auto.is_installed("some_logger_of_nobody")
+    assert auto.is_installed("lightning")
