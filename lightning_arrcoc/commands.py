@@ -170,7 +170,8 @@ class ConfigRecord(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.logger and self.config is not None:
-            trainer.logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))
+            plain: Any = OmegaConf.to_container(self.config, resolve=True)
+            trainer.logger.log_hyperparams(plain)
             self.config = None
 
 

@@ -120,10 +120,10 @@ def _check_hydra(hydra: dict[str, Any]) -> None:
     for part in ("launcher", "sweeper"):
         if not isinstance(hydra.get(part), dict):
             raise ValueError(f"hydra.{part}={hydra.get(part)!r}; expected one of hydra/{part}=...")
-    for path, node in find_targets(hydra, "hydra"):
+    for where, node in find_targets(hydra, "hydra"):
         if not str(node["_target_"]).startswith(HYDRA_MAY_CALL):
             raise ValueError(
-                f"{path}._target_={node['_target_']} is not allowed; expected one of "
+                f"{where}._target_={node['_target_']} is not allowed; expected one of "
                 f"{', '.join(HYDRA_MAY_CALL)}"
             )
     for path, value in _leaves([hydra.get("job_logging"), hydra.get("hydra_logging")]):

@@ -143,7 +143,7 @@ class ArrCocModule(pl.LightningModule):
     def _read_all(self, inputs: dict[str, Any]) -> ArrCocOutput:
         """The backbone's own output, whether turns are packed or follow each other."""
         if "turns" not in inputs:
-            return self(**inputs, **self._all_tokens)
+            return self.forward(**inputs, **self._all_tokens)
         known = {key: value for key, value in inputs.items() if key != "attention_mask"}
         packed = forward_packed(self.model.backbone, **known)
         return ArrCocOutput(loss=packed.loss, logits=packed.logits, labels=inputs["labels"])

@@ -128,12 +128,13 @@ class CurriculumAdvance(pl.Callback):
 
 
 def _checked(threshold: float | Sequence[float]) -> float | tuple[float, ...]:
-    several = isinstance(threshold, Sequence) and not isinstance(threshold, str)
-    values = list(threshold) if several else [threshold]  # type: ignore[arg-type]
+    values: list[Any] = [threshold]
+    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
+        values = list(threshold)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise ValueError(
                 f"threshold={threshold!r}; expected a number that the metric can exceed, or one "
                 "for each stage but the last."
             )
-    return tuple(values) if several else values[0]
+    return tuple(values) if isinstance(threshold, Sequence) else threshold

@@ -89,7 +89,7 @@ class RelevanceRealizer(nn.Module):
             changed = fn(value)
             return changed if changed.dtype == value.dtype else value.to(changed.device)
 
-        super()._apply(moved, recurse)
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(
