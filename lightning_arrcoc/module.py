@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -13,54 +12,45 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_arrcoc.contest import FULL, Contest, decode_answers, exact_matches
 from lightning_arrcoc.data.collate import Batch
-from lightning_arrcoc.relevance.balancing import TENSIONS
+from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
-from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.identity import backbone_identity, differences
-from lightning_arrcoc.vlm.packing import forward_packed
 
 IDENTITY = "backbone"  # key in a checkpoint
+ON_THE_BAR = ("accuracy", "kept")  # of what an objective logs
 
 
 class ArrCocModule(pl.LightningModule):
     """Trains the small network that chooses visual tokens, the backbone being frozen.
 
-    It learns softly: every token is kept, and attention towards it is biased by the logarithm of
-    its gate, ``sigmoid(sharpness * relevance logit)``. Sharpness grows over the run, and a
-    penalty on the mean gate makes a choice of it. Validation and test choose hard. The loss is the
-    answer's alone: nothing is distilled from the full-token answer, and no hard phase follows.
+    What a step minimises is an objective's business; see `objectives` for what there is and what
+    each logs as ``train/...``. Validation and test choose tokens for good, as in use.
 
-    ====================  ===================================================  ==============
-    logged                what                                                 unit
-    ====================  ===================================================  ==============
-    train/loss            answer cross-entropy and gate penalty                nats
-    train/accuracy        answer tokens guessed right                          share
-    train/accuracy_epoch  the same over a whole epoch                          share
-    train/gate            mean gate; soft phase only                           share
-    train/kept            tokens whose gate is more than half open; soft only  count
-    train/tension_*       mean of each tension; soft phase only                0 to 1
-    val/exact_match       answers right, hard choice at the model's budget     share
-    val/kept              visual tokens kept                                   share
-    test/<who>@<budget>   answers right                                        share
-    ====================  ===================================================  ==============
+    ====================  ==================================================  =====
+    logged                what                                                unit
+    ====================  ==================================================  =====
+    train/loss            what the objective minimises                        nats
+    train/accuracy        answer tokens guessed right                         share
+    train/accuracy_epoch  the same over a whole epoch                         share
+    val/exact_match       answers right, at the model's budget                share
+    val/kept              visual tokens kept                                  share
+    test/<who>@<budget>   answers right                                       share
+    ====================  ==================================================  =====
 
     Args:
         model: backbone and ARR-COC.
         trains: "arr_coc", or "backbone" to train that one instead, with all tokens.
+        objective: None takes `AttributionDistillation` for ARR-COC and `FullTokens` for a backbone.
         learning_rate: peak.
         warmup, decay: shares of the run over which it rises to the peak at the start, and falls
             to zero along half a cosine at the end.
         weight_decay: of AdamW, on matrices only.
-        sharpness: at the first and at the last step.
-        gate_target: mean gate above which the penalty sets in.
-        gate_weight: nats of penalty per unit of mean gate above the target.
         contest: what a test compares; None takes the usual.
 
     Raises:
@@ -72,13 +62,11 @@ class ArrCocModule(pl.LightningModule):
         model: ArrCocQwen3VL,
         *,
         trains: Literal["arr_coc", "backbone"] = "arr_coc",
-        learning_rate: float = 3e-3,
+        objective: Objective | None = None,
+        learning_rate: float = 5e-3,
         weight_decay: float = 0.01,
         warmup: float = 0.03,
         decay: float = 0.6,
-        sharpness: tuple[float, float] = (1.0, 5.0),
-        gate_target: float = 0.05,
-        gate_weight: float = 2.0,
         contest: Contest | None = None,
     ) -> None:
         super().__init__()
@@ -86,10 +74,10 @@ class ArrCocModule(pl.LightningModule):
             raise ValueError(f"trains={trains!r}; choose 'arr_coc' or 'backbone'.")
         self.model = model
         self.trains = trains
+        usual = AttributionDistillation if trains == "arr_coc" else FullTokens
+        self.objective = objective or usual()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup, self.decay = warmup, decay
-        self.sharpness = (float(sharpness[0]), float(sharpness[1]))
-        self.gate_target, self.gate_weight = gate_target, gate_weight
         self.contest = contest or Contest()
         self.everything = Everything()
         self.val_exact_match, self.val_kept = MeanMetric(), MeanMetric()
@@ -122,31 +110,17 @@ class ArrCocModule(pl.LightningModule):
     # -------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.trains == "backbone":
-            output = self._read_all(batch["inputs"])
-            loss: Tensor = output.loss
-        else:
-            sharpness = self.sharpness[0] + self.progress * (self.sharpness[1] - self.sharpness[0])
-            output = self(**batch["inputs"], soft_sharpness=sharpness)
-            gate = mean_gate(output, sharpness)
-            loss = output.loss + self.gate_weight * F.relu(gate - self.gate_target)
-            if not gate.requires_grad:  # no image in the batch; other processes may have some
-                loss = loss + 0.0 * sum(p.sum() for p in self.trained.parameters())
-            self._log_selection(output, gate)
+        lesson = self.objective(self.model, batch["inputs"], self.progress)
         log = partial(self.log, batch_size=len(batch["answers"]))
-        log("train/loss", loss, prog_bar=True)
-        accuracy = token_accuracy(output, self.model.end_tokens)
-        log("train/accuracy", accuracy, prog_bar=True)
-        log("train/accuracy_epoch", accuracy, on_step=False, on_epoch=True, sync_dist=True)
-        return loss
-
-    def _read_all(self, inputs: dict[str, Any]) -> ArrCocOutput:
-        """The backbone's own output, whether turns are packed or follow each other."""
-        if "turns" not in inputs:
-            return self.forward(**inputs, **self._all_tokens)
-        known = {key: value for key, value in inputs.items() if key != "attention_mask"}
-        packed = forward_packed(self.model.backbone, **known)
-        return ArrCocOutput(loss=packed.loss, logits=packed.logits, labels=inputs["labels"])
+        log("train/loss", lesson.loss, prog_bar=True)
+        for name, value in lesson.logs.items():
+            log(f"train/{name}", value, prog_bar=name in ON_THE_BAR)
+        if "accuracy" in lesson.logs:
+            log(
+                "train/accuracy_epoch", lesson.logs["accuracy"],
+                on_step=False, on_epoch=True, sync_dist=True,
+            )  # fmt: skip
+        return lesson.loss
 
     @property
     def progress(self) -> float:
@@ -171,19 +145,6 @@ class ArrCocModule(pl.LightningModule):
     def _choice(self) -> dict[str, Any]:
         """How tokens are chosen when it is measured: a backbone in training reads all of them."""
         return self._all_tokens if self.trains == "backbone" else {}
-
-    def _log_selection(self, output: ArrCocOutput, gate: Tensor) -> None:
-        """What the soft choice does to the batch's images, if it has any."""
-        allocations = output.allocation or []
-        if not allocations:
-            return
-        log = partial(self.log, batch_size=len(allocations))
-        log("train/gate", gate)
-        kept = [(allocation.relevance > 0.5).float().sum() for allocation in allocations]
-        log("train/kept", torch.stack(kept).mean(), prog_bar=True)
-        tensions = torch.stack([allocation.tensions for allocation in allocations]).mean(0)
-        for name, value in zip(TENSIONS, tensions, strict=True):
-            log(f"train/tension_{name}", value)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
@@ -285,24 +246,6 @@ class ArrCocModule(pl.LightningModule):
 
 def _shape(state: dict[str, Tensor], name: str) -> str:
     return str(tuple(state[name].shape)) if name in state else "absent"
-
-
-def mean_gate(output: ArrCocOutput, sharpness: float) -> Tensor:
-    """Mean over images of the mean gate of each, differentiable; 0 where there is no image."""
-    gates = [(sharpness * logit).sigmoid().mean() for logit in output.relevance_logits or []]
-    return torch.stack(gates).mean() if gates else output.logits.new_zeros(())
-
-
-def token_accuracy(output: ArrCocOutput, end_tokens: Sequence[int]) -> Tensor:
-    """Share of answer tokens guessed right; the end of the turn, which always follows, is none."""
-    if output.labels is None:
-        raise ValueError("The batch has no labels to measure accuracy against.")
-    targets = output.labels[:, 1:]
-    ends = torch.isin(targets, targets.new_tensor(list(end_tokens)))
-    asked = (targets != IGNORED_LABEL) & ~ends
-    right = output.logits[:, :-1].argmax(-1) == targets
-    accuracy: Tensor = right[asked].float().mean()
-    return accuracy
 
 
 def rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:

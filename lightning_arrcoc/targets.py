@@ -25,6 +25,7 @@ ALLOWED = (
     "lightning_arrcoc.contest.Contest",
     "lightning_arrcoc.data.",
     "lightning_arrcoc.loggers.",
+    "lightning_arrcoc.objectives.",
     "lightning_arrcoc.plugins.",
     "lightning_arrcoc.relevance.",
     "lightning.pytorch.Trainer",

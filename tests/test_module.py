@@ -15,6 +15,7 @@ from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.module import rate_factor
+from lightning_arrcoc.objectives import SoftGates
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_training_arr_coc_leaves_the_backbone_alone(
     assert changed(module.model.backbone, backbone) == set()
     assert "knowing.info_scorer.residual.2.weight" in changed(module.model.arr_coc, arr_coc)
     logged = run.callback_metrics
-    for key in ("train/loss", "train/accuracy", "train/gate", "train/tension_exploit"):
+    for key in ("train/loss", "train/accuracy", "train/covered", "train/tension_exploit"):
         assert logged[key].isfinite()
     assert float(logged["val/kept"]) == 0.25
     assert 0 <= float(logged["val/exact_match"]) <= 1
@@ -136,12 +137,25 @@ def test_a_run_without_an_end_is_refused(
         trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(module, data)
 
 
-def test_packed_turns_are_refused_where_each_question_chooses(
-    module: ArrCocModule, tmp_path: Path
+def test_an_objective_can_be_chosen(
+    backbone_folder: Path, data: VqaDataModule, tmp_path: Path
 ) -> None:
-    data = VqaDataModule(questions("train", 4), batch_size=4, num_workers=0, pack_turns=True)
-    with pytest.raises(ValueError, match="packed turns"):
-        trainer(tmp_path, limit_val_batches=0).fit(module, data)
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25)
+    module = ArrCocModule(model, objective=SoftGates())
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(module, data)
+    assert run.callback_metrics["train/gate"].isfinite()
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_packed_turns_train_arr_coc(module: ArrCocModule, tmp_path: Path, turns: int) -> None:
+    train = DigitQuestions("train", 4, canvas_px=(128, 128), digits=3, turns=turns)
+    data = VqaDataModule(train, batch_size=4, num_workers=0, pack_turns=True)
+    before = weights(module.model.arr_coc)
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(module, data)
+    assert "knowing.partic_scorer.cells.4.weight" in changed(module.model.arr_coc, before)
+    assert float(run.callback_metrics["train/kept"]) == 4
 
 
 def test_frozen_parts_stay_in_eval_mode(module: ArrCocModule) -> None:

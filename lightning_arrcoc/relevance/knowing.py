@@ -2,7 +2,8 @@
 
 Each scorer answers with logits ``(I, H, W)``; the score is their sigmoid, in [0, 1]. A scorer is a
 closed-form prior plus a learned residual whose last layer starts at zero, so that the first step
-already chooses sensibly.
+already chooses sensibly. Priors read the textures as they are; residuals read how a cell differs
+from its own image (`standardised`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lightning_arrcoc.relevance.textures import CORE, Channel, channel_index
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 # A prior of exactly 0 or 1 could never be outweighed by what is learned.
 PRIOR_MARGIN = 0.01
+FLATNESS = 1e-4  # variance of a texture channel below which it counts as noise
 
 
 class InformationScorer(nn.Module):
@@ -38,7 +40,7 @@ class InformationScorer(nn.Module):
 
     def forward(self, textures_ICHW: Tensor) -> Tensor:
         prior = textures_ICHW[:, self.detail].mean(1)
-        residual: Tensor = self.residual(textures_ICHW.movedim(1, -1))
+        residual: Tensor = self.residual(standardised(textures_ICHW).movedim(1, -1))
         return prior_logit(prior) + residual[..., 0]
 
 
@@ -61,21 +63,23 @@ class PerspectivalScorer(nn.Module):
     def forward(self, textures_ICHW: Tensor) -> Tensor:
         foveal = 1 - 0.5 * textures_ICHW[:, self.eccentricity]
         prior = textures_ICHW[:, self.saliency] * foveal
-        residual: Tensor = self.residual(textures_ICHW)
+        residual: Tensor = self.residual(standardised(textures_ICHW))
         return prior_logit(prior) + residual[:, 0]
 
 
 class ParticipatoryScorer(nn.Module):
     """Participatory knowing: how well a cell answers to the question.
 
-    Late interaction: each cell takes its best match over the question's tokens, weighted by
-    learned token importance. Tokens are put in context by the question's mean, so that "top"
-    and "left" can mean a corner together. There is no prior: nothing in closed form relates the
-    word "red" to the colour, so the untrained score is 0.5 everywhere.
+    Late interaction: each cell takes its best match over the question's tokens, softly, weighted by
+    learned token importance. Tokens are put in context by the question's mean, so that "top" and
+    "left" can mean a corner together; a cell is described together with the two around it on every
+    side, because what is asked for seldom fits into one. There is no prior: nothing in closed form
+    relates the word "red" to the colour, so the untrained score is 0.5 everywhere.
 
     Source: O. Khattab, M. Zaharia, "ColBERT: Efficient and effective passage search via
-    contextualized late interaction over BERT", SIGIR 2020, section 3.3. Departures: the maximum
-    is over question tokens for each cell, not over cells for each token; learned importance.
+    contextualized late interaction over BERT", SIGIR 2020, section 3.3. Departures: the maximum is
+    over question tokens for each cell, not over cells for each token, and it is soft
+    (log-sum-exp), so that every token learns; learned importance.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class ParticipatoryScorer(nn.Module):
         self.cells = nn.Sequential(
             nn.Conv2d(len(channels), width, 3, padding=1),
             nn.GELU(),
-            nn.Conv2d(width, width, 1),
+            nn.Conv2d(width, width, 3, padding=1),
             nn.GELU(),
             zeroed(nn.Conv2d(width, dim + 1, 1)),
         )
@@ -96,15 +100,15 @@ class ParticipatoryScorer(nn.Module):
         self.dim = dim
 
     def forward(self, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor) -> Tensor:
-        described: Tensor = self.cells(textures_ICHW).flatten(2)
+        described: Tensor = self.cells(standardised(textures_ICHW)).flatten(2)
         cells_IDN, regardless_IN = described[:, :-1], described[:, -1]
         query_ILD = self.norm(query_ILD)
         context_I1D = masked_mean(query_ILD, mask_IL)[:, None].expand_as(query_ILD)
         tokens_ILD = self.tokens(torch.cat([query_ILD, context_I1D], -1))
-        importance_IL = tokens_ILD[..., -1].masked_fill(~mask_IL, -torch.inf).softmax(-1)
-        match_ILN = tokens_ILD[..., :-1] @ cells_IDN * self.dim**-0.5
-        match_ILN = importance_IL[..., None] * mask_IL.sum(-1)[:, None, None] * match_ILN
-        best_IN: Tensor = match_ILN.masked_fill(~mask_IL[..., None], -torch.inf).amax(1)
+        importance_IL = tokens_ILD[..., -1].masked_fill(~mask_IL, -torch.inf).log_softmax(-1)
+        # Of unit variance: cells start at zero, so at first they learn as fast as tokens are long.
+        match_ILN = F.layer_norm(tokens_ILD[..., :-1], (self.dim,)) @ cells_IDN
+        best_IN: Tensor = (match_ILN + importance_IL[..., None]).logsumexp(1)
         return (best_IN + regardless_IN).view_as(textures_ICHW[:, 0])
 
 
@@ -146,6 +150,18 @@ class Knowing(nn.Module):
 def prior_logit(prior: Tensor) -> Tensor:
     """Log-odds of a value in [0, 1], kept finite."""
     return torch.logit(prior.clamp(PRIOR_MARGIN, 1 - PRIOR_MARGIN))
+
+
+def standardised(textures_ICHW: Tensor) -> Tensor:
+    """Each channel of each image with mean 0 and variance 1 over its own cells.
+
+    What is asked for stands out from its image by little: a digit on dark ground moves a cell's
+    mean colour by a tenth. Channels that are flat stay so.
+    """
+    centred = textures_ICHW - textures_ICHW.mean((2, 3), keepdim=True)
+    variance = centred.square().mean((2, 3), keepdim=True)
+    scaled: Tensor = centred * (variance + FLATNESS).rsqrt()
+    return scaled
 
 
 def masked_mean(values_ILD: Tensor, mask_IL: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ class ChatProcessor:
             the last of a prompt; several answered ones ask no single question), each ``(B, L)``
             int64 or bool; and, where there are images, ``pixel_values (patches, 1536)`` and
             ``image_grid_thw (I, 3)`` in patches. Packed also ``turns (B, L)``: the number of a
-            token's turn from 1, 0 where all see it, -1 at padding; and no `query_mask`.
+            token's turn from 1, 0 where all see it, -1 at padding; `query_mask` then marks the
+            question of every turn.
         """
         patches: list[Tensor] = []
         grids: list[Tensor] = []
@@ -108,7 +109,9 @@ class ChatProcessor:
 
     def _pack(self, conversation: Conversation, counts: list[int]) -> dict[str, list[int]]:
         """Each turn alone, without what stands before and within the images from the second on."""
-        packed: dict[str, list[int]] = {"input_ids": [], "labels": [], "turns": []}
+        packed: dict[str, list[int]] = {
+            key: [] for key in ("input_ids", "labels", "query_mask", "turns")
+        }
         pairs = zip(conversation["questions"], conversation["answers"], strict=True)
         for number, (question, answer) in enumerate(pairs, start=1):
             row = self._tokenize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -21,6 +22,7 @@ def forward_packed(
     pixel_values: Tensor | None = None,
     image_grid_thw: Tensor | None = None,
     labels: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> CausalLMOutputWithPast:
     """The stock model on packed questions: the image is read once, and no turn sees another.
 
@@ -29,6 +31,8 @@ def forward_packed(
         turns: to which turn a token belongs ``(B, L)``; 0 is seen by all of them, -1 is padding.
         pixel_values, image_grid_thw: as the processor returns them; None where there is no image.
         labels: next-token targets ``(B, L)``, -100 where there is none.
+        key_bias: what each turn adds to its attention logits towards each token ``(B, T, L)``, the
+            first turn first; -inf hides a token from a turn. Shared tokens see each other as ever.
 
     Raises:
         ValueError: the backbone computes attention in a way that takes no mask.
@@ -43,9 +47,12 @@ def forward_packed(
     )
     text_BL = ((turns != PADDING).long().cumsum(1) - 1).clamp(min=0)
     positions_4BL = torch.cat([text_BL[None], mrope_3BL]) - tokens_between(turns)
+    mask = packed_mask(turns, backbone.get_input_embeddings().weight.dtype)
+    if key_bias is not None:
+        mask = biased(mask, key_bias, turns)
     output: CausalLMOutputWithPast = backbone(
         input_ids=input_ids,
-        attention_mask=packed_mask(turns, backbone.get_input_embeddings().weight.dtype),
+        attention_mask=mask,
         position_ids=positions_4BL,
         pixel_values=pixel_values,
         image_grid_thw=image_grid_thw,
@@ -62,6 +69,24 @@ def tokens_between(turns_BL: Tensor) -> Tensor:
     own_begin = torch.where(begins, column, 0).cummax(1).values
     first_begin = torch.where(turns_BL == 1, column, turns_BL.shape[1]).amin(1, keepdim=True)
     return torch.where(turns_BL >= 1, own_begin - first_begin, 0)
+
+
+def turns_of(input_ids_BL: Tensor, attention_mask_BL: Tensor, image_token: int) -> Tensor:
+    """A plain batch marked like a packed one: all behind a row's last image is its only turn."""
+    column = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
+    real_BL = attention_mask_BL.bool()
+    visual_BL = (input_ids_BL == image_token) & real_BL
+    last_image_B1 = torch.where(visual_BL, column, -2).amax(1, keepdim=True)
+    shared_BL = column <= last_image_B1 + 1  # with the marker that closes the image
+    return torch.where(shared_BL, SHARED, 1).masked_fill(~real_BL, PADDING)
+
+
+def biased(mask_B1LL: Tensor, key_bias_BTL: Tensor, turns_BL: Tensor) -> Tensor:
+    """The mask with each turn's bias in the rows of its tokens."""
+    own_row = turns_BL.clamp(min=SHARED)[..., None].expand(-1, -1, key_bias_BTL.shape[-1])
+    bias_BLL = F.pad(key_bias_BTL, (0, 0, 1, 0)).gather(1, own_row)
+    lowest = closed_entry(mask_B1LL.dtype)
+    return (mask_B1LL + bias_BLL[:, None].to(mask_B1LL.dtype)).clamp(min=lowest)
 
 
 def packed_mask(turns_BL: Tensor, dtype: torch.dtype) -> Tensor:

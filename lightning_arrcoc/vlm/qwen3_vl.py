@@ -29,7 +29,15 @@ from lightning_arrcoc.vlm.loading import (
     refuse_flash,
     require_transformers,
 )
-from lightning_arrcoc.vlm.selection import Selection, VisualBatch, end_tokens, select_tokens
+from lightning_arrcoc.vlm.packing import PADDING
+from lightning_arrcoc.vlm.selection import (
+    Asked,
+    Selection,
+    VisualBatch,
+    ask_turns,
+    end_tokens,
+    select_tokens,
+)
 from lightning_arrcoc.vlm.sequence import PrunedSequence, biased_causal_mask, prune_sequence
 from lightning_arrcoc.vlm.vision import (
     PixelScale,
@@ -225,7 +233,7 @@ class ArrCocQwen3VL(nn.Module):
         if "turns" in kwargs:
             raise ValueError(
                 "The batch holds packed turns (pack_turns=true), but each question chooses tokens "
-                "of its own. Pack only to train the backbone, with trains='backbone'."
+                "of its own. Ask them one by one (pack_turns=false), or use ask_turns."
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -259,6 +267,22 @@ class ArrCocQwen3VL(nn.Module):
             **kwargs,
         )
         return _output(output, chosen.allocations, chosen.relevance_logits, sequence.labels)
+
+    def ask_turns(
+        self,
+        *,
+        input_ids: Tensor,
+        turns: Tensor,
+        query_mask: Tensor,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor,
+        **kwargs: Any,
+    ) -> list[Asked]:
+        """What each packed turn finds relevant, without an answer; see `selection.ask_turns`."""
+        batch = VisualBatch(
+            input_ids, (turns != PADDING).long(), pixel_values, image_grid_thw, query_mask, None
+        )
+        return ask_turns(self.backbone, self.arr_coc, batch, turns, self.pixel_scale)
 
     @torch.no_grad()
     def generate(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from lightning_arrcoc.relevance import Allocation, Selector
+from lightning_arrcoc.relevance import Allocation, RelevanceRealizer, Selector
+from lightning_arrcoc.vlm.packing import SHARED
 from lightning_arrcoc.vlm.sequence import find_question
 from lightning_arrcoc.vlm.vision import PixelScale, cell_counts, fold_patches, packed_cells
 
@@ -48,6 +50,21 @@ class Selection(NamedTuple):
     keep_BL: Tensor
 
 
+class Asked(NamedTuple):
+    """What one turn finds relevant in the images of its row.
+
+    Attributes:
+        row, turn: both counted from 0.
+        relevance_logits: the map ``(H, W)`` of each image, in log-odds.
+        tensions: ``(T,)`` for each image.
+    """
+
+    row: int
+    turn: int
+    relevance_logits: list[Tensor]
+    tensions: list[Tensor]
+
+
 def select_tokens(
     backbone: Qwen3VLForConditionalGeneration,
     selector: Selector,
@@ -73,15 +90,15 @@ def select_tokens(
     merge = int(config.vision_config.spatial_merge_size)
     visual_BL = (batch.input_ids == config.image_token_id) & batch.attention_mask.bool()
     owners = image_owners(visual_BL, cell_counts(batch.grid_thw, merge))
-    query_BLD, query_mask = _question(backbone, batch)
-    logits: list[Tensor] = [torch.empty(0)] * len(owners)
-    tensions: list[Tensor] = [torch.empty(0)] * len(owners)
-    for group in _same_size(batch.grid_thw):
-        rows = [owners[i] for i in group]
-        images, textures = _pixels_or_textures(batch, group, merge, scale)
-        found = selector(images, query_BLD[rows], query_mask[rows], textures)
-        for place, i in enumerate(group):
-            logits[i], tensions[i] = found.relevance_logit[place], found.tensions[place]
+    mask_BL = batch.query_mask
+    if mask_BL is None:
+        mask_BL = find_question(
+            batch.input_ids, batch.attention_mask, config.image_token_id, end_tokens(backbone)
+        )
+    query_BLD, mask_BL = _closed_up(backbone, batch.input_ids, mask_BL)
+    logits, tensions = _ask(
+        selector, batch, list(range(len(owners))), query_BLD[owners], mask_BL[owners], merge, scale
+    )
     allocations: list[Allocation] = []
     for row in sorted(set(owners)):
         mine = [i for i, owner in enumerate(owners) if owner == row]
@@ -92,6 +109,86 @@ def select_tokens(
     kept[packed_cells(batch.grid_thw, merge, allocations)] = True
     keep_BL = batch.attention_mask.bool().masked_scatter(visual_BL, kept)
     return Selection(allocations, logits, visual_BL, keep_BL)
+
+
+def ask_turns(
+    backbone: Qwen3VLForConditionalGeneration,
+    realizer: RelevanceRealizer,
+    batch: VisualBatch,
+    turns_BL: Tensor,
+    scale: PixelScale,
+) -> list[Asked]:
+    """Ask about the images of each row once for each turn; every image is measured once.
+
+    Args:
+        backbone: its token embeddings stand for the questions.
+        realizer: finds relevance.
+        batch: packed turns with their `query_mask`.
+        turns_BL: to which turn a token belongs, as for `forward_packed`.
+        scale: how pixels were normalised.
+
+    Returns:
+        In the order of rows and turns. Rows without images are not asked.
+
+    Raises:
+        ValueError: the questions are not marked, or images do not match the text.
+    """
+    if batch.query_mask is None:
+        raise ValueError("Packed turns came without query_mask, so what they ask is unknown.")
+    merge = int(backbone.config.vision_config.spatial_merge_size)
+    visual_BL = (batch.input_ids == backbone.config.image_token_id) & (turns_BL == SHARED)
+    owners = image_owners(visual_BL, cell_counts(batch.grid_thw, merge))
+    asked = [
+        Asked(row, turn, [], [])
+        for row in sorted(set(owners))
+        for turn in range(int(turns_BL[row].max()))
+    ]
+    if not asked:
+        return []
+    rows = [question.row for question in asked]
+    numbers = torch.tensor([question.turn + 1 for question in asked], device=turns_BL.device)
+    mask_QL = batch.query_mask[rows] & (turns_BL[rows] == numbers[:, None])
+    query_QLD, mask_QL = _closed_up(backbone, batch.input_ids[rows], mask_QL)
+    pairs = [(q, i) for q, row in enumerate(rows) for i, owner in enumerate(owners) if owner == row]
+    questions, images = [q for q, _ in pairs], [i for _, i in pairs]
+    batch = batch._replace(textures=batch.textures or _measured(realizer, batch, merge, scale))
+    found = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
+    for question, logits, tensions in zip(questions, *found, strict=True):
+        asked[question].relevance_logits.append(logits)
+        asked[question].tensions.append(tensions)
+    return asked
+
+
+def _ask(
+    selector: Selector,
+    batch: VisualBatch,
+    images: Sequence[int],
+    query_PLD: Tensor,
+    mask_PL: Tensor,
+    merge: int,
+    scale: PixelScale,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Relevance logits and tensions of pairs of an image and a question, same sizes together."""
+    logits: list[Tensor] = [torch.empty(0)] * len(images)
+    tensions: list[Tensor] = [torch.empty(0)] * len(images)
+    for pairs in _same_size(batch.grid_thw[list(images)]):
+        pixels, textures = _pixels_or_textures(batch, [images[p] for p in pairs], merge, scale)
+        found = selector(pixels, query_PLD[pairs], mask_PL[pairs], textures)
+        for place, p in enumerate(pairs):
+            logits[p], tensions[p] = found.relevance_logit[place], found.tensions[place]
+    return logits, tensions
+
+
+def _measured(
+    realizer: RelevanceRealizer, batch: VisualBatch, merge: int, scale: PixelScale
+) -> list[Tensor]:
+    """Textures of every image."""
+    textures: list[Tensor] = [torch.empty(0)] * len(batch.grid_thw)
+    for group in _same_size(batch.grid_thw):
+        pixels, _ = _pixels_or_textures(batch, group, merge, scale)
+        for i, texture in zip(group, realizer.texture(pixels), strict=True):
+            textures[i] = texture
+    return textures
 
 
 def image_owners(visual_BL: Tensor, counts: list[int]) -> list[int]:
@@ -116,20 +213,14 @@ def image_owners(visual_BL: Tensor, counts: list[int]) -> list[int]:
     )
 
 
-def _question(
-    backbone: Qwen3VLForConditionalGeneration, batch: VisualBatch
+def _closed_up(
+    backbone: Qwen3VLForConditionalGeneration, input_ids_QL: Tensor, mask_QL: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings of the question's tokens, closed up: ``(B, Q, D)``, and their mask."""
-    config = backbone.config
-    mask_BL = batch.query_mask
-    if mask_BL is None:
-        mask_BL = find_question(
-            batch.input_ids, batch.attention_mask, config.image_token_id, end_tokens(backbone)
-        )
-    length = max(1, int(mask_BL.sum(1).max()))
-    columns = (~mask_BL).byte().argsort(dim=1, stable=True)[:, :length]
+    """Embeddings of the marked tokens without the gaps between them, and which are real."""
+    length = max(1, int(mask_QL.sum(1).max()))
+    columns = (~mask_QL).byte().argsort(dim=1, stable=True)[:, :length]
     embed = backbone.get_input_embeddings()
-    return embed(batch.input_ids.gather(1, columns)).detach(), mask_BL.gather(1, columns)
+    return embed(input_ids_QL.gather(1, columns)).detach(), mask_QL.gather(1, columns)
 
 
 def end_tokens(backbone: Qwen3VLForConditionalGeneration) -> list[int]:

@@ -12,7 +12,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from lightning_arrcoc.vlm import ChatProcessor
 from lightning_arrcoc.vlm.loading import load_backbone
-from lightning_arrcoc.vlm.packing import forward_packed, packed_mask, tokens_between
+from lightning_arrcoc.vlm.packing import forward_packed, packed_mask, tokens_between, turns_of
 
 TURNS = (("Which digit is red?", "7"), ("How many?", "3"), ("Is the blue one greater?", "yes"))
 
@@ -40,10 +40,11 @@ def talk(turns: Any, images: Any) -> Any:
     }
 
 
-def packed(backbone: Qwen3VLForConditionalGeneration, batch: Any) -> Any:
-    inputs = {key: value for key, value in batch.items() if key != "attention_mask"}
+def packed(backbone: Qwen3VLForConditionalGeneration, batch: Any, **options: Any) -> Any:
+    unused = ("attention_mask", "query_mask")
+    inputs = {key: value for key, value in batch.items() if key not in unused}
     with torch.no_grad():
-        return forward_packed(backbone, **inputs)
+        return forward_packed(backbone, **inputs, **options)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -140,6 +141,70 @@ def test_turns_that_begin_where_they_stand_are_noticed(
     wrong = packed(backbone, batch).logits
     last = batch["turns"][0] == len(TURNS)
     assert float((right - wrong)[0][last].abs().max()) > 1e-2
+
+
+def test_every_turn_marks_its_own_question(processor: ChatProcessor) -> None:
+    batch = processor([talk(TURNS, [picture(0)])], pack=True)
+    for turn, (question, _) in enumerate(TURNS, start=1):
+        marked = batch["query_mask"][0] & (batch["turns"][0] == turn)
+        assert processor.tokenizer.decode(batch["input_ids"][0][marked]) == question
+
+
+def test_what_is_hidden_from_a_turn_is_hidden_from_it_alone(
+    processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
+) -> None:
+    """A closed key does for a turn what a mask does for the stock model, and nothing to others."""
+    batch = processor([talk(TURNS[:2], [picture(0)])], pack=True)
+    visual = (batch["input_ids"][0] == backbone.config.image_token_id).nonzero()[:, 0]
+    bias = torch.zeros(1, 2, batch["input_ids"].shape[1])
+    assert torch.equal(
+        packed(backbone, batch, key_bias=bias).logits, packed(backbone, batch).logits
+    )
+    bias[0, 1, visual[::2]] = -torch.inf
+    hidden, plain = packed(backbone, batch, key_bias=bias).logits, packed(backbone, batch).logits
+    first, second = (batch["turns"][0] == turn for turn in (1, 2))
+    assert torch.equal(hidden[0][first], plain[0][first])
+    assert (hidden[0][second] - plain[0][second]).abs().max() > 1e-3
+
+    # The stock model on the second turn alone, with a mask that closes the same keys to text.
+    single = processor([talk(TURNS[1:2], [picture(0)])])
+    length = single["input_ids"].shape[1]
+    mask = torch.zeros(length, length).masked_fill(
+        ~torch.ones(length, length, dtype=torch.bool).tril(), -torch.inf
+    )
+    text = torch.arange(length) > visual[-1] + 1
+    mask[text.nonzero(), visual[::2]] = -torch.inf
+    positions, _ = backbone.model.get_rope_index(
+        single["input_ids"],
+        mm_token_type_ids=(single["input_ids"] == backbone.config.image_token_id).int(),
+        image_grid_thw=single["image_grid_thw"],
+        attention_mask=torch.ones_like(single["input_ids"]),
+    )
+    with torch.no_grad():
+        stock = backbone(
+            input_ids=single["input_ids"],
+            attention_mask=mask[None, None],
+            position_ids=torch.cat([torch.arange(length)[None, None], positions]),
+            pixel_values=single["pixel_values"],
+            image_grid_thw=single["image_grid_thw"],
+            mm_token_type_ids=(single["input_ids"] == backbone.config.image_token_id).int(),
+        )
+    torch.testing.assert_close(
+        hidden[0][second], stock.logits[0][-int(second.sum()) :], atol=1e-5, rtol=0
+    )
+
+
+def test_a_plain_batch_is_marked_as_one_turn_behind_its_images() -> None:
+    image = 9
+    ids = torch.tensor(
+        [[0, 1, 9, 9, 2, 9, 3, 4], [1, 9, 9, 3, 4, 5, 0, 0], [1, 2, 3, 4, 5, 6, 7, 8]]
+    )
+    mask = (ids != 0).long()
+    assert turns_of(ids, mask, image).tolist() == [
+        [-1, 0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1, 1, -1, -1],
+        [1, 1, 1, 1, 1, 1, 1, 1],
+    ]
 
 
 def test_text_alone_is_packed_as_well(

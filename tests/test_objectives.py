@@ -1,0 +1,220 @@
+"""Objectives teach what they say, whatever a batch looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lightning_arrcoc import ArrCocQwen3VL
+from lightning_arrcoc.objectives import (
+    AttributionDistillation,
+    FullTokens,
+    SoftGates,
+    accuracy,
+    divergence,
+)
+from lightning_arrcoc.vlm.attribution import attribute_answers
+
+ASKED = (("Which digit is red?", "7"), ("Which digit is blue?", "3"), ("How many?", "4"))
+
+
+@pytest.fixture
+def model(backbone_folder: Path) -> ArrCocQwen3VL:
+    torch.manual_seed(0)
+    made = ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25)
+    made.requires_grad_(False)
+    made.arr_coc.requires_grad_(True)
+    return made
+
+
+def picture(seed: int, size: tuple[int, int] = (128, 96)) -> Image.Image:
+    pixels = torch.randint(
+        256, (size[1] // 16, size[0] // 16, 3), generator=torch.manual_seed(seed)
+    )
+    return Image.fromarray(pixels.to(torch.uint8).numpy()).resize(size, Image.Resampling.BILINEAR)
+
+
+def encode(model: ArrCocQwen3VL, *rows: Any, pack: bool = True) -> Any:
+    """Rows of (images, turns)."""
+    assert model.processor is not None
+    return model.processor(
+        [
+            {"images": images, "questions": [q for q, _ in turns], "answers": [a for _, a in turns]}
+            for images, turns in rows
+        ],
+        pack=pack,
+    )
+
+
+def attributed(model: ArrCocQwen3VL, batch: Any) -> torch.Tensor:
+    unused = ("attention_mask", "query_mask")
+    inputs = {key: value for key, value in batch.items() if key not in unused}
+    return attribute_answers(model.backbone, **inputs)[0]
+
+
+# ------------------------------------------------------------------------------ the divergence
+
+
+def test_the_divergence_is_that_of_torch_and_zero_where_both_agree() -> None:
+    shares = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.5])
+    expected = torch.nn.functional.kl_div(logits.log_softmax(0), shares, reduction="sum")
+    torch.testing.assert_close(divergence(shares, logits), expected)
+    assert float(divergence(shares, shares.clamp(min=1e-30).log())) == pytest.approx(0, abs=1e-6)
+    assert float(divergence(torch.zeros(4), logits)) == 0
+
+
+# ------------------------------------------------------------------------------- distillation
+
+
+def test_the_loss_compares_relevance_with_what_the_backbone_reads(model: ArrCocQwen3VL) -> None:
+    """Worked out once more, question by question, by the model's own forward."""
+    rows = [([picture(0)], ASKED), ([picture(1, (96, 96))], ASKED[:2])]
+    batch = encode(model, *rows)
+    lesson = AttributionDistillation()(model, batch, 0.0)
+    shares = attributed(model, batch)
+    visual = batch["input_ids"] == model.backbone.config.image_token_id
+    losses, covered = [], []
+    for row, (images, turns) in enumerate(rows):
+        for turn, asked in enumerate(turns):
+            output = model(**encode(model, (images, [asked]), pack=False))
+            logits, kept = output.relevance_logits[0].flatten(), output.allocation[0].cells
+            mine = shares[row, turn][visual[row]]
+            losses.append(divergence(mine, logits))
+            covered.append(mine[kept].sum())
+    torch.testing.assert_close(lesson.loss, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        lesson.logs["covered"], torch.stack(covered).mean(), atol=1e-5, rtol=1e-4
+    )
+    assert float(lesson.logs["kept"]) == pytest.approx((3 * 3 + 2 * 2) / 5)
+
+
+def test_one_turn_teaches_the_same_packed_or_not(model: ArrCocQwen3VL) -> None:
+    rows = [([picture(0)], ASKED[:1]), ([picture(1)], ASKED[1:2])]
+    packed = AttributionDistillation()(model, encode(model, *rows), 0.0)
+    plain = AttributionDistillation()(model, encode(model, *rows, pack=False), 0.0)
+    torch.testing.assert_close(packed.loss, plain.loss, atol=1e-4, rtol=1e-3)
+
+
+def test_several_images_of_a_sample_share_one_distribution(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, ([picture(0), picture(1, (64, 64))], ASKED[:1]))
+    lesson = AttributionDistillation()(model, batch, 0.0)
+    output = model(**encode(model, ([picture(0), picture(1, (64, 64))], ASKED[:1]), pack=False))
+    logits = torch.cat([x.flatten() for x in output.relevance_logits])
+    shares = attributed(model, batch)[0, 0]
+    visual = batch["input_ids"][0] == model.backbone.config.image_token_id
+    torch.testing.assert_close(lesson.loss, divergence(shares[visual], logits))
+    assert float(lesson.logs["kept"]) == 4  # a quarter of 12 + 4
+
+
+def test_every_part_that_speaks_learns(model: ArrCocQwen3VL) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # nothing zero by the zero start
+        for parameter in model.arr_coc.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    AttributionDistillation()(model, encode(model, ([picture(0)], ASKED)), 0.0).loss.backward()
+    silent = [
+        name
+        for name, parameter in model.arr_coc.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().max() > 0
+    ]
+    assert silent == ["null_query"]  # nobody asked nothing
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+
+
+def test_a_few_steps_bring_relevance_to_what_is_read(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, ([picture(0)], ASKED), ([picture(1)], ASKED))
+    objective = AttributionDistillation()
+    optimizer = torch.optim.AdamW(model.arr_coc.parameters(), lr=5e-3)
+    lessons = []
+    for _ in range(25):
+        lesson = objective(model, batch, 0.0)
+        optimizer.zero_grad()
+        lesson.loss.backward()
+        optimizer.step()
+        lessons.append(lesson)
+    assert lessons[-1].loss.item() < 0.5 * lessons[0].loss.item()
+    assert float(lessons[-1].logs["covered"]) > float(lessons[0].logs["covered"])
+
+
+def test_accuracy_is_looked_at_now_and_then(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, ([picture(0)], ASKED[:1]))
+    objective = AttributionDistillation(accuracy_every=3)
+    seen = ["accuracy" in objective(model, batch, 0.0).logs for _ in range(7)]
+    assert seen == [True, False, False, True, False, False, True]
+
+
+def test_accuracy_is_that_of_answers_from_the_chosen_cells(model: ArrCocQwen3VL) -> None:
+    """With every cell chosen it is the backbone's own; with few it can differ."""
+    batch = encode(model, ([picture(0)], ASKED), ([picture(1)], ASKED))
+    model.budget = 1.0
+    own = FullTokens()(model, batch, 0.0).logs["accuracy"]
+    chosen = AttributionDistillation()(model, batch, 0.0).logs
+    assert float(chosen["accuracy"]) == float(own)
+    assert float(chosen["covered"]) == pytest.approx(1)
+
+
+def test_text_alone_teaches_nothing_but_keeps_every_gradient(model: ArrCocQwen3VL) -> None:
+    lesson = AttributionDistillation()(model, encode(model, ([], ASKED)), 0.0)
+    assert lesson.loss.item() == 0
+    lesson.loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.arr_coc.parameters())
+
+
+def test_rows_without_an_image_among_others_are_left_out(model: ArrCocQwen3VL) -> None:
+    mixed = encode(model, ([picture(0)], ASKED), ([], ASKED))
+    alone = encode(model, ([picture(0)], ASKED))
+    one, other = (AttributionDistillation()(model, batch, 0.0) for batch in (mixed, alone))
+    torch.testing.assert_close(one.loss, other.loss, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_never_looking_is_refused(every: int) -> None:
+    with pytest.raises(ValueError, match=f"accuracy_every={every}; expected 1 or more"):
+        AttributionDistillation(every)
+
+
+def test_packed_turns_without_marked_questions_are_refused(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, ([picture(0)], ASKED))
+    batch["query_mask"] = None
+    with pytest.raises(ValueError, match="what they ask is unknown"):
+        AttributionDistillation()(model, batch, 0.0)
+
+
+# ------------------------------------------------------------------------------- the others
+
+
+def test_soft_gates_answer_through_gates_and_punish_open_ones(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, ([picture(0)], ASKED[:1]), pack=False)
+    output = model(**batch, soft_sharpness=3.0)
+    gate = (3.0 * output.relevance_logits[0]).sigmoid().mean()
+    free = SoftGates((1.0, 5.0), gate_target=1.0)(model, batch, 0.5)
+    tight = SoftGates((1.0, 5.0), gate_target=0.0, gate_weight=2.0)(model, batch, 0.5)
+    torch.testing.assert_close(free.loss, output.loss)
+    torch.testing.assert_close(tight.loss - free.loss, 2.0 * gate)
+    torch.testing.assert_close(free.logs["gate"], gate)
+    tight.loss.backward()
+
+
+def test_soft_gates_refuse_packed_turns(model: ArrCocQwen3VL) -> None:
+    with pytest.raises(ValueError, match="pack_turns=false"):
+        SoftGates()(model, encode(model, ([picture(0)], ASKED)), 0.0)
+
+
+def test_text_alone_teaches_soft_gates_nothing(model: ArrCocQwen3VL) -> None:
+    lesson = SoftGates()(model, encode(model, ([], ASKED[:1]), pack=False), 0.0)
+    assert lesson.loss.item() == 0
+    assert lesson.loss.requires_grad
+
+
+def test_accuracy_counts_answer_tokens_and_not_the_end_of_the_turn() -> None:
+    end = 9
+    labels = torch.tensor([[-100, -100, 3, 4, end]])
+    right = torch.nn.functional.one_hot(torch.tensor([[0, 3, 4, end, 0]]), 10).float()
+    wrong = torch.nn.functional.one_hot(torch.tensor([[0, 3, 5, end, 0]]), 10).float()
+    assert float(accuracy(right, labels, [end])) == 1
+    assert float(accuracy(wrong, labels, [end])) == 0.5
