@@ -51,7 +51,8 @@ def fit(config: DictConfig) -> int:
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not config.trainer.get("fast_dev_run"):
         # Lightning's callbacks save at validations; what is measured below are the last weights.
-        parts.trainer.save_checkpoint(parts.folder / "checkpoints" / "last.ckpt")
+        last = parts.folder / "checkpoints" / "last.ckpt"
+        parts.trainer.save_checkpoint(last, weights_only=False)
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
         compare(parts, config)
     return 0
