@@ -159,12 +159,12 @@ class AttributionDistillation:
 
 
 class SoftGates:
-    """Answer from tokens whose gates are learned: the usual alternative.
+    """Answer from tokens whose gates are learned: the alternative to being taught.
 
     Every token is kept, and attention towards it is biased by the logarithm of its gate,
     ``sigmoid(sharpness * relevance logit)``. Sharpness grows over the run, and a penalty on the
     mean gate makes a choice of it. What leaks through half-closed gates goes unpunished, and a
-    closed one hardly learns: see README for how it fares.
+    closed one hardly learns. Turns cannot be packed (``data.pack_turns=false``).
 
     ===========  =========================================  ======
     logged       what                                       unit

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
-from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from lightning_arrcoc.relevance import (
@@ -29,6 +26,7 @@ from lightning_arrcoc.vlm.loading import (
     refuse_flash,
     require_transformers,
 )
+from lightning_arrcoc.vlm.outputs import GENERATED, ArrCocGeneration, ArrCocOutput, with_choice
 from lightning_arrcoc.vlm.packing import PADDING
 from lightning_arrcoc.vlm.selection import (
     Asked,
@@ -41,7 +39,6 @@ from lightning_arrcoc.vlm.selection import (
 from lightning_arrcoc.vlm.sequence import PrunedSequence, biased_causal_mask, prune_sequence
 from lightning_arrcoc.vlm.vision import (
     PixelScale,
-    VisualTokens,
     cell_counts,
     encode_after,
     encode_all,
@@ -49,38 +46,6 @@ from lightning_arrcoc.vlm.vision import (
 )
 
 Select = Literal["before_vision", "after_vision"]
-
-
-@dataclass
-class ArrCocOutput(CausalLMOutputWithPast):
-    """transformers' output with what was kept beside it.
-
-    Attributes:
-        logits: ``(B, L', vocabulary)`` over the pruned sequence.
-        allocation: one for each image; in the soft phase what a hard choice would have kept.
-        relevance_logits: log-odds of the relevance of each image's cells ``(H, W)``, fp32.
-        labels: the targets that belong to `logits`, ``(B, L')``, where labels were given.
-    """
-
-    allocation: list[Allocation] | None = None
-    relevance_logits: list[Tensor] | None = None
-    labels: Tensor | None = None
-
-
-@dataclass
-class ArrCocGeneration(GenerateBeamDecoderOnlyOutput):
-    """transformers' output of generate() with what was kept beside it.
-
-    Attributes:
-        sequences: the prompt as it was given, dropped visual tokens included, and the answer, so
-            that code which cuts off the prompt's length goes on working.
-        allocation: one for each image.
-    """
-
-    allocation: list[Allocation] | None = None
-
-
-GENERATED = {field.name for field in fields(GenerateBeamDecoderOnlyOutput)}
 
 
 class ArrCocQwen3VL(nn.Module):
@@ -242,31 +207,20 @@ class ArrCocQwen3VL(nn.Module):
             plain = self.backbone(
                 input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
             )
-            return _output(plain, [], [], labels)
+            return with_choice(plain, [], [], labels)
         batch = VisualBatch(
             input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
         )
-        chosen = select_tokens(
-            self.backbone, selector or self.arr_coc, batch, self.pixel_scale, budget
-        )
+        chosen = self._choose(batch, selector, budget)
         if soft_sharpness is None:
-            tokens, counts = self._encode(batch, chosen, straight_through)
             sequence = self._prune(batch, chosen.keep_BL, labels)
-            inputs = sequence.model_inputs()
+            inputs = sequence.model_inputs() | self._features(batch, chosen, straight_through)
         else:
-            tokens = encode_all(self._visual, pixel_values, image_grid_thw)
-            counts = cell_counts(image_grid_thw, self._visual.spatial_merge_size)
             sequence = self._prune(batch, attention_mask.bool(), labels)
-            inputs = sequence.model_inputs() | {
-                "attention_mask": self._soft_mask(sequence, chosen, soft_sharpness)
-            }
-        output = self.backbone(
-            **inputs,
-            labels=sequence.labels,
-            mm_encoder_outputs=tokens.as_encoder_output(counts),
-            **kwargs,
-        )
-        return _output(output, chosen.allocations, chosen.relevance_logits, sequence.labels)
+            inputs = sequence.model_inputs() | self._all_features(batch)
+            inputs["attention_mask"] = self._soft_mask(sequence, chosen, soft_sharpness)
+        output = self.backbone(**inputs, labels=sequence.labels, **kwargs)
+        return with_choice(output, chosen.allocations, chosen.relevance_logits, sequence.labels)
 
     def ask_turns(
         self,
@@ -322,13 +276,10 @@ class ArrCocQwen3VL(nn.Module):
             batch = VisualBatch(
                 input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
             )
-            chosen = select_tokens(
-                self.backbone, selector or self.arr_coc, batch, self.pixel_scale, budget
-            )
+            chosen = self._choose(batch, selector, budget)
             allocations = chosen.allocations
-            tokens, counts = self._encode(batch, chosen, straight_through=False)
-            inputs = dict(self._prune(batch, chosen.keep_BL, None).model_inputs())
-            inputs["mm_encoder_outputs"] = tokens.as_encoder_output(counts)
+            inputs = self._prune(batch, chosen.keep_BL, None).model_inputs()
+            inputs |= self._features(batch, chosen, straight_through=False)
         else:
             self._refuse_lost_images(input_ids, attention_mask, pixel_values, image_grid_thw)
         output = self.backbone.generate(**inputs, **kwargs)
@@ -356,10 +307,17 @@ class ArrCocQwen3VL(nn.Module):
             torch.tensor(self.image_std, device=device),
         )
 
-    def _encode(
+    def _choose(
+        self, batch: VisualBatch, selector: Selector | None, budget: int | float | None
+    ) -> Selection:
+        return select_tokens(
+            self.backbone, selector or self.arr_coc, batch, self.pixel_scale, budget
+        )
+
+    def _features(
         self, batch: VisualBatch, chosen: Selection, straight_through: bool
-    ) -> tuple[VisualTokens, list[int]]:
-        """Features of the kept tokens and how many each image has."""
+    ) -> dict[str, Any]:
+        """Features of the kept tokens, as a keyword argument of the stock model."""
         encode = encode_before if self.select == "before_vision" else encode_after
         tokens = encode(self._visual, batch.patches, batch.grid_thw, chosen.allocations)
         if straight_through:
@@ -371,7 +329,14 @@ class ArrCocQwen3VL(nn.Module):
             ]
             gate = torch.cat(relevance)
             tokens = tokens.gated(1 + (gate - gate.detach()))  # exactly one, with a gradient
-        return tokens, [len(allocation.levels) for allocation in chosen.allocations]
+        counts = [len(allocation.levels) for allocation in chosen.allocations]
+        return {"mm_encoder_outputs": tokens.as_encoder_output(counts)}
+
+    def _all_features(self, batch: VisualBatch) -> dict[str, Any]:
+        """Features of every token, likewise."""
+        tokens = encode_all(self._visual, batch.patches, batch.grid_thw)
+        counts = cell_counts(batch.grid_thw, self._visual.spatial_merge_size)
+        return {"mm_encoder_outputs": tokens.as_encoder_output(counts)}
 
     def _prune(self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None) -> PrunedSequence:
         visual = (batch.input_ids == self.backbone.config.image_token_id) & (
@@ -418,25 +383,6 @@ class ArrCocQwen3VL(nn.Module):
         return biased_causal_mask(
             sequence.attention_mask, bias_BL.gather(1, sequence.columns), dtype
         )
-
-
-def _output(
-    stock: CausalLMOutputWithPast,
-    allocation: list[Allocation],
-    relevance_logits: list[Tensor],
-    labels: Tensor | None,
-) -> ArrCocOutput:
-    """The fields that every supported transformers returns, with ours beside them."""
-    return ArrCocOutput(
-        loss=stock.loss,
-        logits=stock.logits,
-        past_key_values=stock.past_key_values,
-        hidden_states=stock.hidden_states,
-        attentions=stock.attentions,
-        allocation=allocation,
-        relevance_logits=relevance_logits,
-        labels=labels,
-    )
 
 
 def _padding_side(attention_mask_BL: Tensor) -> str:
