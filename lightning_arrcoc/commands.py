@@ -272,6 +272,8 @@ def quiet_known_noise() -> None:
         r"Found \d+ module\(s\) in eval mode",  # the frozen backbone, on purpose
         r".*isinstance\(treespec, LeafSpec\).*",  # inside Lightning, under torch >= 2.12
         r"The '\w+_dataloader' does not have many workers",
+        r"Be aware that when using `ckpt_path`",  # measuring needs no callbacks of the run
+        r"The dirpath has changed from",  # every run has a folder of its own
     ):
         warnings.filterwarnings("ignore", message=message)
     rank_zero_module.log.addFilter(is_no_noise)
@@ -280,4 +282,5 @@ def quiet_known_noise() -> None:
 
 def is_no_noise(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning's tells the user something."""
-    return "litlogger" not in str(record.msg) and "TPU available" not in str(record.msg)
+    noise = ("litlogger", "litmodels", "TPU available")
+    return not any(word in str(record.msg) for word in noise)

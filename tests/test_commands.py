@@ -32,5 +32,6 @@ def test_advertisements_are_hidden_and_news_is_not(caplog: pytest.LogCaptureFixt
     quiet_known_noise()
     with caplog.at_level(logging.INFO):
         rank_zero_info("Tip: try installing [litlogger](https://...)")
+        rank_zero_info("Tip: try installing [litmodels](https://...)")
         rank_zero_info("GPU available: False, used: False")
     assert caplog.messages == ["GPU available: False, used: False"]
