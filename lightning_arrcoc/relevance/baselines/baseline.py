@@ -1,4 +1,4 @@
-"""Other ways to choose tokens, behind the realizer's interface, to be measured against."""
+"""What the baselines share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from lightning_arrcoc.relevance.textures import CELL_PX
 
 
 class Baseline(nn.Module, ABC):
-    """A selector that learns nothing: called like `RelevanceRealizer`, answers like it."""
+    """A selector that learns nothing: called like `RelevanceRealizer`, answers like it.
+
+    Only the order of its relevance means anything.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,29 +47,3 @@ class Baseline(nn.Module, ABC):
         self, count: int, rows: int, columns: int, images_I3hw: Tensor | None
     ) -> Tensor:
         """Log-odds of relevance ``(I, H, W)``, fp32."""
-
-
-class Everything(Baseline):
-    """Every cell alike; with a budget of 1.0 it is the stock model at no cost."""
-
-    def relevance_logit(
-        self, count: int, rows: int, columns: int, images_I3hw: Tensor | None
-    ) -> Tensor:
-        return torch.zeros(count, rows, columns)
-
-
-class RandomCells(Baseline):
-    """A uniformly random choice, drawn anew for each image from a generator of its own.
-
-    Args:
-        seed: two selectors with one seed choose alike, call by call.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def relevance_logit(
-        self, count: int, rows: int, columns: int, images_I3hw: Tensor | None
-    ) -> Tensor:
-        return torch.randn(count, rows, columns, generator=self.generator)
