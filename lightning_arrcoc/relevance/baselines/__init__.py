@@ -2,7 +2,7 @@
 
 from lightning_arrcoc.relevance.baselines.baseline import Baseline
 from lightning_arrcoc.relevance.baselines.blind import Everything, RandomCells, UniformGrid
-from lightning_arrcoc.relevance.baselines.oracle import Oracle
+from lightning_arrcoc.relevance.baselines.given import Given, oracle_map
 from lightning_arrcoc.relevance.baselines.pixels import DivPruneLike, EdgeSaliency, PixelPruneLike
 
 __all__ = [
@@ -10,8 +10,9 @@ __all__ = [
     "DivPruneLike",
     "EdgeSaliency",
     "Everything",
-    "Oracle",
+    "Given",
     "PixelPruneLike",
     "RandomCells",
     "UniformGrid",
+    "oracle_map",
 ]
