@@ -67,9 +67,8 @@ def fastv_maps(
     before the choice see the chosen tokens only; accuracy can be compared, speed cannot.
     """
     visual_BL = (input_ids == backbone.config.image_token_id) & attention_mask.bool()
-    language = backbone.model.language_model
-    before = language.config._attn_implementation  # private by name; the public setter sets it
-    backbone.set_attn_implementation({"text_config": "eager"})
+    before = backbone.config._attn_implementation  # private by name; the public setter sets it
+    backbone.set_attn_implementation("eager")
     try:
         output = backbone(
             input_ids=input_ids,
@@ -80,7 +79,7 @@ def fastv_maps(
             output_attentions=True,
         )
     finally:
-        backbone.set_attn_implementation({"text_config": before})
+        backbone.set_attn_implementation(before)
     from_last_BL = output.attentions[FASTV_LAYER - 1][:, :, -1].mean(1)
     merge = int(backbone.model.visual.spatial_merge_size)
     chunks = torch.split(from_last_BL[visual_BL], cell_counts(image_grid_thw, merge))
