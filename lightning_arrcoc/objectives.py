@@ -74,8 +74,8 @@ class AttributionDistillation:
     """Teach ARR-COC to look where the backbone reads: the default.
 
     The frozen backbone answers from all tokens, and each answer is attributed to the visual tokens
-    (`attribute_answers`). The loss is the Kullback-Leibler divergence of ARR-COC's relevance,
-    normalised over the cells of a question's images, from those shares. Every cell has a gradient
+    (`attribute_answers`). The loss is the Kullback-Leibler divergence of ARR-COC's relevance, by a
+    softmax over the cells of a question's images, from those shares. Every cell has a gradient
     in every step, whether it would have been chosen or not, and nothing is chosen while training,
     so one model serves every budget.
 
@@ -90,20 +90,25 @@ class AttributionDistillation:
     ===========  ==================================================================  =====
 
     Args:
+        temperature: of that softmax, which tells a few cells from hundreds. At 1 the log-odds have
+            to grow first, and the tension `exploit` did it by falling to 0.05 at once, whatever
+            was asked.
         accuracy_every: batches between two looks at the accuracy, which cost a forward pass.
 
     Raises:
-        ValueError: `accuracy_every` is below one.
+        ValueError: `temperature` is not positive, or `accuracy_every` below one.
 
     Source: S. Jain, S. Wiegreffe, Y. Pinter, B. Wallace, "Learning to Faithfully Rationalize by
     Construction", ACL 2020, section 4 (a selector taught by the saliency of a support model).
     Departures: soft shares instead of thresholded labels; the answering model stays as it is.
     """
 
-    def __init__(self, accuracy_every: int = 10) -> None:
+    def __init__(self, temperature: float = 0.25, accuracy_every: int = 10) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}; expected a number above 0.")
         if accuracy_every < 1:
             raise ValueError(f"accuracy_every={accuracy_every}; expected 1 or more.")
-        self.accuracy_every = accuracy_every
+        self.temperature, self.accuracy_every = temperature, accuracy_every
         self.batches = 0
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
@@ -122,7 +127,7 @@ class AttributionDistillation:
             columns = visual_BL[question.row].nonzero()[:, 0]
             shares = shares_BTL[question.row, question.turn, columns]
             logits = torch.cat([x.flatten() for x in question.relevance_logits])
-            losses.append(divergence(shares, logits))
+            losses.append(divergence(shares, logits / self.temperature))
             kept = self._chosen(model, question)
             keep_BTL[question.row, question.turn, columns[kept]] = True
             covered.append(shares[kept].sum())

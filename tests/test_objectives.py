@@ -75,7 +75,7 @@ def test_the_loss_compares_relevance_with_what_the_backbone_reads(model: ArrCocQ
     """Worked out once more, question by question, by the model's own forward."""
     rows = [([picture(0)], ASKED), ([picture(1, (96, 96))], ASKED[:2])]
     batch = encode(model, *rows)
-    lesson = AttributionDistillation()(model, batch, 0.0)
+    lesson = AttributionDistillation(temperature=0.5)(model, batch, 0.0)
     shares = attributed(model, batch)
     visual = batch["input_ids"] == model.backbone.config.image_token_id
     losses, covered = [], []
@@ -84,7 +84,7 @@ def test_the_loss_compares_relevance_with_what_the_backbone_reads(model: ArrCocQ
             output = model(**encode(model, (images, [asked]), pack=False))
             logits, kept = output.relevance_logits[0].flatten(), output.allocation[0].cells
             mine = shares[row, turn][visual[row]]
-            losses.append(divergence(mine, logits))
+            losses.append(divergence(mine, logits / 0.5))
             covered.append(mine[kept].sum())
     torch.testing.assert_close(lesson.loss, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
@@ -107,7 +107,7 @@ def test_several_images_of_a_sample_share_one_distribution(model: ArrCocQwen3VL)
     logits = torch.cat([x.flatten() for x in output.relevance_logits])
     shares = attributed(model, batch)[0, 0]
     visual = batch["input_ids"][0] == model.backbone.config.image_token_id
-    torch.testing.assert_close(lesson.loss, divergence(shares[visual], logits))
+    torch.testing.assert_close(lesson.loss, divergence(shares[visual], logits / 0.25))
     assert float(lesson.logs["kept"]) == 4  # a quarter of 12 + 4
 
 
@@ -175,7 +175,13 @@ def test_rows_without_an_image_among_others_are_left_out(model: ArrCocQwen3VL) -
 @pytest.mark.parametrize("every", [0, -1])
 def test_never_looking_is_refused(every: int) -> None:
     with pytest.raises(ValueError, match=f"accuracy_every={every}; expected 1 or more"):
-        AttributionDistillation(every)
+        AttributionDistillation(accuracy_every=every)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        AttributionDistillation(temperature)
 
 
 def test_packed_turns_without_marked_questions_are_refused(model: ArrCocQwen3VL) -> None:
