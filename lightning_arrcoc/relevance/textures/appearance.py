@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_arrcoc.relevance.textures.picture import CELL_PX, Picture, cell_pixels
+from lightning_arrcoc.relevance.textures.picture import CELL_PX, Picture, cell_spread
 from lightning_arrcoc.relevance.textures.table import DCT_ORDERS
 
 
@@ -17,14 +17,18 @@ def appearance(picture: Picture) -> dict[str, Tensor]:
     Source: N. Ahmed, T. Natarajan, K. Rao, Discrete cosine transform, IEEE Transactions on
     Computers 1974; each coefficient over the most it can be for luma in [0, 1].
     """
-    basis = cosines(picture.luma_Ihw.device)
-    cells = cell_pixels(picture.luma_Ihw)
-    waves = torch.einsum("ijyx,ky,lx->ijkl", cells.flatten(0, 1), basis, basis)
-    waves = waves.view(*cells.shape[:3], *waves.shape[-2:])
+    luma = picture.luma_Ihw
+    basis = cosines(luma.device)
+    down = basis @ luma.unflatten(1, (-1, CELL_PX))  # (I, H, 4, w)
+    waves = down.unflatten(3, (-1, CELL_PX)) @ basis.T  # (I, H, 4, W, 4)
+    # A wave is strongest for luma that is 1 where the wave is positive and 0 elsewhere.
     most = torch.einsum("ky,lx->klyx", basis, basis).clamp(min=0).sum((-2, -1))
-    found = {f"dct_{row}{column}": (waves / most)[..., row, column] for row, column in DCT_ORDERS}
-    a, b = (cell_pixels(axis) for axis in picture.lab_I3hw[:, 1:].unbind(1))
-    spread = (a.var((-2, -1), correction=0) + b.var((-2, -1), correction=0)).sqrt()
+    found = {
+        f"dct_{row}{column}": waves[:, :, row, :, column] / most[row, column]
+        for row, column in DCT_ORDERS
+    }
+    a, b = picture.lab_I3hw[:, 1], picture.lab_I3hw[:, 2]
+    spread = (cell_spread(a) + cell_spread(b)).sqrt()
     return found | {"chroma": (spread / 128).clamp(max=1)}
 
 

@@ -6,14 +6,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_arrcoc.relevance.textures.picture import (
     CELL_PX,
     STEP_PX,
     Picture,
+    block_mean,
     blur,
-    cell_pixels,
+    cell_spread,
     per_cell,
 )
 
@@ -25,7 +25,7 @@ def detail(picture: Picture) -> dict[str, Tensor]:
     """Entropy, and what blurs of two widths take and leave."""
     luma = picture.luma_Ihw
     fine = blur(luma[:, None], FINE_SIGMA_PX)[:, 0]
-    small = F.avg_pool2d(luma[:, None], STEP_PX)
+    small = block_mean(luma[:, None], STEP_PX)
     coarse = blur(small, COARSE_SIGMA_PX / STEP_PX)[:, 0]
     return {
         "high_pass": per_cell((luma - fine).abs()),
@@ -36,17 +36,17 @@ def detail(picture: Picture) -> dict[str, Tensor]:
 
 def contrast(picture: Picture) -> dict[str, Tensor]:
     """Twice the standard deviation inside each cell."""
-    # Not the mean of squares less the squared mean: that leaves rounding as contrast.
-    return {"contrast": 2 * cell_pixels(picture.luma_Ihw).std((-2, -1), correction=0)}
+    return {"contrast": 2 * cell_spread(picture.luma_Ihw).sqrt()}
 
 
 def entropy(luma_Ihw: Tensor) -> Tensor:
     """Shannon entropy of each cell's luma levels over its most, in [0, 1]."""
-    count, rows, columns = luma_Ihw.shape[0], *cell_pixels(luma_Ihw).shape[1:3]
-    level = (cell_pixels(luma_Ihw) * LEVELS).long().clamp(0, LEVELS - 1)
-    level = level.reshape(count * rows * columns, -1)
-    first = LEVELS * torch.arange(len(level), device=level.device)[:, None]
-    counts = torch.bincount((level + first).flatten(), minlength=LEVELS * len(level))
-    share = counts.view(-1, LEVELS) / level.shape[1]
-    bits = -torch.xlogy(share, share).sum(1) / math.log(LEVELS)
-    return bits.view(count, rows, columns).clamp(min=0)
+    count, height, width = luma_Ihw.shape
+    level = (luma_Ihw * LEVELS).clamp_(0, LEVELS - 1).to(torch.int32)
+    cell = torch.arange(
+        count * height * width // CELL_PX**2, device=level.device, dtype=torch.int32
+    ).view(count, height // CELL_PX, 1, width // CELL_PX, 1)
+    level = level.unflatten(2, (-1, CELL_PX)).unflatten(1, (-1, CELL_PX)) + LEVELS * cell
+    counts = torch.bincount(level.flatten(), minlength=LEVELS * cell.numel())
+    share = counts.view(*cell.shape[:2], -1, LEVELS) / CELL_PX**2
+    return (-torch.xlogy(share, share).sum(-1) / math.log(LEVELS)).clamp(min=0)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from lightning_arrcoc.relevance.textures.picture import CELL_PX, Picture, per_cell
+from lightning_arrcoc.relevance.textures.picture import (
+    CELL_PX,
+    STEP_PX,
+    Picture,
+    block_max,
+    per_cell,
+)
 
 
 def edges(picture: Picture) -> dict[str, Tensor]:
@@ -15,5 +20,5 @@ def edges(picture: Picture) -> dict[str, Tensor]:
         "edge_x": per_cell(across_columns),
         "edge_y": per_cell(across_rows),
         "edge_mean": per_cell(picture.edge_Ihw),
-        "edge_peak": F.max_pool2d(picture.edge_Ihw[:, None], CELL_PX)[:, 0],
+        "edge_peak": block_max(picture.small_edge_Ihw, CELL_PX // STEP_PX),
     }
