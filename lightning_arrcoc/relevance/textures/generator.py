@@ -1,0 +1,95 @@
+"""Step 1: image -> texture channels on the token grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_arrcoc.relevance.textures.appearance import appearance
+from lightning_arrcoc.relevance.textures.colour import colour
+from lightning_arrcoc.relevance.textures.detail import contrast, detail
+from lightning_arrcoc.relevance.textures.edges import edges
+from lightning_arrcoc.relevance.textures.picture import CELL_PX, Picture
+from lightning_arrcoc.relevance.textures.place import Previous, place, remembered
+from lightning_arrcoc.relevance.textures.regions import boundaries
+from lightning_arrcoc.relevance.textures.salience import edge_distance, salience, strokes
+from lightning_arrcoc.relevance.textures.table import TABLES, channel_index
+
+MEASURES = {  # each makes the channels of one group
+    "colour": colour,
+    "edge": edges,
+    "detail": detail,
+    "contrast": contrast,
+    "salience": salience,
+    "strokes": strokes,
+    "distance": edge_distance,
+    "regions": boundaries,
+    "place": place,
+    "appearance": appearance,
+}
+FIRST_TURN = Previous()
+
+
+class TextureGenerator(nn.Module):
+    """Describes each cell of an image by what can be measured on it. Learns nothing.
+
+    Everything is measured per pixel and then averaged over the cell, so a thin line counts
+    wherever it runs. One image never influences another.
+
+    Args:
+        channels: name of the channel table, "core" (13 channels) or "full" (40).
+
+    Attributes:
+        channels: the table's rows, in the order of the output.
+        out_channels: C.
+
+    Source: L. Itti, C. Koch, E. Niebur, "A model of saliency-based visual attention for rapid
+    scene analysis", PAMI 1998, section 2 (centre-surround differences). Departures: Lab distance
+    instead of separate colour opponents, no orientation, no normalisation between maps. Other
+    channels name theirs where they are made.
+    """
+
+    def __init__(self, channels: str = "core") -> None:
+        super().__init__()
+        if channels not in TABLES:
+            raise ValueError(f"channels={channels!r}; choose one of {', '.join(TABLES)}.")
+        self.channels = TABLES[channels]
+        self.out_channels = len(self.channels)
+
+    def index(self, name: str) -> int:
+        """Position of a channel.
+
+        Raises:
+            KeyError: the table has no such channel.
+        """
+        return channel_index(self.channels, name)
+
+    @torch.no_grad()
+    def forward(self, images_I3hw: Tensor, previous: Previous | None = None) -> Tensor:
+        """Measure images of one size.
+
+        Args:
+            images_I3hw: RGB in [0, 1], float; height and width are multiples of 32.
+            previous: the frame or turn before; None for a first one.
+
+        Returns:
+            ``(I, C, H, W)`` fp32, ranges as in the table.
+
+        Raises:
+            ValueError: the size is not a whole number of cells, or not that of `previous`.
+        """
+        height, width = images_I3hw.shape[-2:]
+        if height % CELL_PX or width % CELL_PX or not height or not width:
+            raise ValueError(
+                f"Images of {height}x{width} px; expected multiples of {CELL_PX}, as a Qwen3-VL "
+                "image processor makes them."
+            )
+        with torch.autocast(images_I3hw.device.type, enabled=False):
+            picture = Picture(images_I3hw.float())
+            measured: dict[str, Tensor] = {}
+            for group in dict.fromkeys(channel.group for channel in self.channels):
+                if group == "previous":
+                    measured |= remembered(picture, previous or FIRST_TURN)
+                else:
+                    measured |= MEASURES[group](picture)
+            return torch.stack([measured[channel.name] for channel in self.channels], dim=1)
