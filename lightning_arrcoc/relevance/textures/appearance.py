@@ -19,8 +19,8 @@ def appearance(picture: Picture) -> dict[str, Tensor]:
     """
     luma = picture.luma_Ihw
     basis = cosines(luma.device)
-    down = basis @ luma.unflatten(1, (-1, CELL_PX))  # (I, H, 4, w)
-    waves = down.unflatten(3, (-1, CELL_PX)) @ basis.T  # (I, H, 4, W, 4)
+    down = basis @ torch.unflatten(luma, 1, (-1, CELL_PX))  # (I, H, 4, w)
+    waves = torch.unflatten(down, 3, (-1, CELL_PX)) @ basis.T  # (I, H, 4, W, 4)
     # A wave is strongest for luma that is 1 where the wave is positive and 0 elsewhere.
     most = torch.einsum("ky,lx->klyx", basis, basis).clamp(min=0).sum((-2, -1))
     found = {

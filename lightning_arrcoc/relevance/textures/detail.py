@@ -12,6 +12,7 @@ from lightning_arrcoc.relevance.textures.picture import (
     Picture,
     blur,
     cell_spread,
+    cell_view,
     per_cell,
 )
 
@@ -58,7 +59,7 @@ def entropy(luma_Ihw: Tensor) -> Tensor:
     cell = torch.arange(
         count * height * width // CELL_PX**2, device=level.device, dtype=torch.int32
     ).view(count, height // CELL_PX, 1, width // CELL_PX, 1)
-    level = level.unflatten(2, (-1, CELL_PX)).unflatten(1, (-1, CELL_PX)) + LEVELS * cell
+    level = cell_view(level) + LEVELS * cell
     counts = torch.bincount(level.flatten(), minlength=LEVELS * cell.numel())
     share = counts.view(*cell.shape[:2], -1, LEVELS) / CELL_PX**2
     return (-torch.xlogy(share, share).sum(-1) / math.log(LEVELS)).clamp(min=0)

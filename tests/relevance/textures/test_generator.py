@@ -1,5 +1,7 @@
 """What holds for all channels: lines are seen, flats are flat, neighbours do not matter."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +25,12 @@ property_of = settings(deadline=None, max_examples=25, derandomize=True)
 # ------------------------------------------------------------------------------ thin lines
 
 
+@cache
+def measured_lines(ink, across):
+    """Textures ``(P, C, 3, 3)`` of white or grey lines."""
+    return TEXTURE(lines(ink, across))
+
+
 def lines(ink, across):
     """All places of a line of 2 px in 3x3 cells, black ground ``(P, 3, 96, 96)``."""
     side = 3 * CELL_PX
@@ -37,7 +45,7 @@ def lines(ink, across):
 @pytest.mark.parametrize("ink", [1.0, 0.25])
 @pytest.mark.parametrize("across", ["rows", "columns"])
 def test_an_edge_of_a_2_px_line_is_in_every_cell_that_it_crosses_and_nowhere_else(ink, across):
-    measured = TEXTURE(lines(ink, across))
+    measured = measured_lines(ink, across)
     edges = measured[:, TEXTURE.index("edge_y" if across == "rows" else "edge_x")]
     for offset, edge in enumerate(edges if across == "rows" else edges.mT):
         for stripe in {row // CELL_PX for row in range(offset, offset + LINE_PX)}:
@@ -59,7 +67,7 @@ def test_an_edge_of_a_2_px_line_is_in_every_cell_that_it_crosses_and_nowhere_els
     ],
 )  # fmt: skip
 def test_a_2_px_line_is_seen_wherever_it_runs(channel, least, across, ink):
-    measured = TEXTURE(lines(ink, across))[:, TEXTURE.index(channel)]
+    measured = measured_lines(ink, across)[:, TEXTURE.index(channel)]
     # What counts pixels does so regardless of the ink.
     least = least if channel == "entropy" else least * ink
     for offset, found in enumerate(measured if across == "rows" else measured.mT):
@@ -69,7 +77,7 @@ def test_a_2_px_line_is_seen_wherever_it_runs(channel, least, across, ink):
 
 @pytest.mark.parametrize("across", ["rows", "columns"])
 def test_a_2_px_line_brings_the_edges_near_and_moves_the_slow_waves(across):
-    measured = TEXTURE(lines(1.0, across))
+    measured = measured_lines(1.0, across)
     found = dict(zip(NAMES, measured.unbind(1), strict=True))
     waves = torch.stack([found[name].abs() for name in NAMES if name.startswith("dct_")]).amax(0)
     for offset in range(len(measured)):

@@ -4,7 +4,7 @@ import pytest
 
 from lightning_arrcoc.relevance.textures import CORE, FULL, TABLES, TextureGenerator, channel_index
 
-APPEARANCE = [f"dct_{row}{column}" for row in range(4) for column in range(4)][1:] + ["chroma"]
+WAVES = [f"dct_{row}{column}" for row in range(4) for column in range(4)][1:]
 
 
 def test_full_has_40_channels_in_the_order_of_the_design():
@@ -16,7 +16,7 @@ def test_full_has_40_channels_in_the_order_of_the_design():
     assert names[14:18] == ["saliency", "text", "edge_distance", "boundary"]
     assert names[18:21] == ["y", "x", "eccentricity"]
     assert names[21:24] == ["motion", "previous_saliency", "previous_relevance"]
-    assert names[24:] == APPEARANCE
+    assert names[24:] == [*WAVES, "chroma"]
     assert len(names) == len(set(names)) == 40
 
 
