@@ -46,7 +46,7 @@ def superpixels(lab_I3hw: Tensor) -> tuple[Tensor, Tensor]:
     )
     place = torch.stack([y, x]).expand(count, -1, -1, -1) * (COMPACTNESS / SPACING)
     pixels = torch.cat([lab_I3hw, place], dim=1)
-    squares = pixels.view(count, 5, rows, SPACING, columns, SPACING)
+    squares = pixels.reshape(count, 5, rows, SPACING, columns, SPACING)
     squares = squares.permute(0, 2, 4, 3, 5, 1).reshape(-1, SPACING**2, 5)
     start = squares.mean(1)
     # Seen from its square's own start, no number is large enough to round a distance away.
