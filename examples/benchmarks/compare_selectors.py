@@ -51,25 +51,31 @@ from lightning_arrcoc.vlm.downsampling import downsample
 FULL, ARR_COC, ORACLE = "full", "ARR-COC", "oracle"
 READ_OFF = ("colour", "place", "comparison")  # counting needs every digit and is told apart
 Inputs = dict[str, Any]
-Contestant = Callable[[ArrCocQwen3VL, Inputs, list[Sample], float], Any]
+Contestant = Callable[[ArrCocQwen3VL, Inputs, list[Sample], float], list[str]]
 
 
 def with_selector(selector: Any) -> Contestant:
-    def answer(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> Any:
+    def answer(
+        model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float
+    ) -> list[str]:
         return generate(model, prompts, budget, selector)
 
     return answer
 
 
-def full(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> Any:
+def full(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> list[str]:
     return generate(model, prompts, 1.0, Everything())
 
 
-def smaller(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> Any:
+def smaller(
+    model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float
+) -> list[str]:
     return generate(model, downsample(prompts, budget, model), 1.0, Everything())
 
 
-def oracle(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> Any:
+def oracle(
+    model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float
+) -> list[str]:
     given = Given()
     maps = []
     for sample in samples:
@@ -80,12 +86,14 @@ def oracle(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget:
     return generate(model, prompts, budget, given)
 
 
-def visionzip(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> Any:
+def visionzip(
+    model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float
+) -> list[str]:
     maps = visionzip_maps(model.backbone, prompts["pixel_values"], prompts["image_grid_thw"])
     return after_vision(model, prompts, maps, budget)
 
 
-def fastv(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> Any:
+def fastv(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: float) -> list[str]:
     names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
     return after_vision(
         model, prompts, fastv_maps(model.backbone, *(prompts[name] for name in names)), budget
@@ -94,7 +102,7 @@ def fastv(model: ArrCocQwen3VL, prompts: Inputs, samples: list[Sample], budget: 
 
 def after_vision(
     model: ArrCocQwen3VL, prompts: Inputs, maps: list[torch.Tensor], budget: float
-) -> Any:
+) -> list[str]:
     given = Given()
     given.maps = torch.stack(maps)
     chosen, model.select = model.select, "after_vision"
@@ -104,10 +112,13 @@ def after_vision(
         model.select = chosen
 
 
-def generate(model: ArrCocQwen3VL, prompts: Inputs, budget: float, selector: Any = None) -> Any:
-    return model.generate(
+def generate(
+    model: ArrCocQwen3VL, prompts: Inputs, budget: float, selector: Any = None
+) -> list[str]:
+    output = model.generate(
         **prompts, budget=budget, selector=selector, max_new_tokens=8, do_sample=False
     )
+    return decode_answers(model, output, prompts)
 
 
 def contestants(seed: int, first: bool) -> dict[str, Contestant]:
@@ -175,9 +186,8 @@ def measure(
         encoded = collate(asked)
         for name, budget, play in runs:
             began = time.perf_counter()
-            output = play(model, encoded["prompts"], asked, budget)
+            answers = play(model, encoded["prompts"], asked, budget)
             seconds = (time.perf_counter() - began) / len(asked)
-            answers = decode_answers(model, output, encoded["prompts"])
             rights = exact_matches(answers, encoded["answers"])
             for sample, right in zip(asked, rights, strict=True):
                 found[name, budget][sample.family].append(right)

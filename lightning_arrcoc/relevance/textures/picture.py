@@ -77,8 +77,8 @@ def lab(images_I3hw: Tensor) -> Tensor:
     offset = torch.tensor([-16.0, 0.0, 0.0], device=device)[:, None]
     found = torch.empty_like(images_I3hw, memory_format=torch.contiguous_format)
     # A row of cells at a time: what lies between then stays in the processor's cache.
-    for first in range(0, images_I3hw.shape[2], CELL_PX):
-        rows, into = (pixels.narrow(2, first, CELL_PX) for pixels in (images_I3hw, found))
+    parts = (torch.split(pixels, CELL_PX, 2) for pixels in (images_I3hw, found))
+    for rows, into in zip(*parts, strict=True):
         xyz = to_xyz @ looked_up(linear, rows).flatten(2)
         into.copy_((to_lab @ looked_up(root, xyz) + offset).view_as(into))
     return found
