@@ -40,7 +40,7 @@ def test_every_pixel_of_lab_is_as_exact_as_it_says(brightest):
 
 
 def test_lab_of_known_colours():
-    # Values of the sRGB primaries: B. Lindbloom, as rounded by scikit-image's own documentation.
+    # As commonly tabled for the sRGB primaries.
     colours = {
         (0, 0, 0): (0, 0, 0),
         (1, 1, 1): (100, 0, 0),
