@@ -34,9 +34,10 @@ def test_every_pixel_of_lab_is_as_exact_as_it_says(brightest):
     random = torch.Generator().manual_seed(0)
     image = brightest * torch.rand(1, 3, 256, 256, generator=random)
     expected = rgb2lab(image[0].double().numpy(), channel_axis=0, illuminant="D65")
-    error = np.abs(lab(image)[0].double().numpy() - expected).max((1, 2))
-    assert error[0] < 0.02
-    assert error[1:].max() < 0.1
+    error = lab(image)[0].double().numpy() - expected
+    assert np.abs(error[0]).max() < 0.01
+    assert np.abs(error[1:]).max() < 0.07
+    assert np.abs(error.mean((1, 2))).max() < 1e-3  # at random, not to one side
 
 
 def test_lab_of_known_colours():
@@ -55,5 +56,5 @@ def test_lab_of_known_colours():
 
 def test_a_colour_outside_the_range_counts_as_the_end_of_it():
     # Taking a processor's mean and std off again leaves rounding beyond 0 and 1.
-    outside = torch.tensor([-1e-6, 1 + 1e-6, 0.5]).view(1, 3, 1, 1)
-    torch.testing.assert_close(lab(outside), lab(outside.clamp(0, 1)), atol=0.05, rtol=0)
+    outside = torch.tensor([-0.01, 1.01, 0.5]).view(1, 3, 1, 1)
+    assert lab(outside).equal(lab(outside.clamp(0, 1)))
