@@ -51,6 +51,7 @@ def fit(config: DictConfig) -> int:
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not config.trainer.get("fast_dev_run"):
         # Lightning's callbacks save at validations; what is measured below are the last weights.
+        # Saved with all that a resumed run needs; loading is always with weights_only=True.
         last = parts.folder / "checkpoints" / "last.ckpt"
         parts.trainer.save_checkpoint(last, weights_only=False)
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):

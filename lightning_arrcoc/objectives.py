@@ -117,7 +117,7 @@ class AttributionDistillation:
         if not asked:
             return Lesson(nothing_to_learn(model), {})
         del packed["query_mask"]  # the questions have been asked
-        shares_BTL, _ = attribute_answers(model.backbone, **packed)
+        shares_BTL = attribute_answers(model.backbone, **packed)
         visual_BL = (packed["input_ids"] == model.backbone.config.image_token_id) & (
             packed["turns"] == 0
         )

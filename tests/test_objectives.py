@@ -53,7 +53,7 @@ def encode(model: ArrCocQwen3VL, *rows: Any, pack: bool = True) -> Any:
 def attributed(model: ArrCocQwen3VL, batch: Any) -> torch.Tensor:
     unused = ("attention_mask", "query_mask")
     inputs = {key: value for key, value in batch.items() if key not in unused}
-    return attribute_answers(model.backbone, **inputs)[0]
+    return attribute_answers(model.backbone, **inputs)
 
 
 # ------------------------------------------------------------------------------ the divergence

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lightning_arrcoc.vlm.packing import SHARED, forward_packed
 
@@ -18,7 +17,7 @@ def attribute_answers(
     pixel_values: Tensor,
     image_grid_thw: Tensor,
     labels: Tensor,
-) -> tuple[Tensor, CausalLMOutputWithPast]:
+) -> Tensor:
     """Attribute each turn's answer to the visual tokens.
 
     A token's importance is how fast the loss changes with a gate on the attention towards it, all
@@ -30,7 +29,7 @@ def attribute_answers(
 
     Returns:
         Shares ``(B, T, L)``, 0 away from visual tokens; they add up to 1 for each turn, or to 0
-        for one without answer or image. And the backbone's own output.
+        for one without answer or image.
 
     Raises:
         ValueError: the backbone computes attention in a way that takes no mask.
@@ -58,4 +57,4 @@ def attribute_answers(
     importance_BTL = gradient_BTL.abs().double() * visual_BL[:, None]
     whole_BT1 = importance_BTL.sum(-1, keepdim=True)
     shares_BTL = torch.where(whole_BT1 > 0, importance_BTL / whole_BT1, 0.0)
-    return shares_BTL.float(), output
+    return shares_BTL.float()

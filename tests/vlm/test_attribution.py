@@ -56,21 +56,19 @@ def test_shares_add_up_to_one_over_the_visual_tokens_of_every_turn(
         ([picture(1), picture(2, (64, 64))], TURNS[:1]),
         ([], TURNS),
     )
-    shares, output = attribute_answers(backbone, **batch)
+    shares = attribute_answers(backbone, **batch)
     assert shares.shape == (3, 2, batch["input_ids"].shape[1])
     torch.testing.assert_close(shares.sum(-1), torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]))
     visual = batch["input_ids"] == backbone.config.image_token_id
     assert bool((shares[~visual[:, None].expand_as(shares)] == 0).all())
     assert bool((shares[visual[:, None].expand_as(shares)] >= 0).all())
-    with torch.no_grad():
-        torch.testing.assert_close(output.logits, forward_packed(backbone, **batch).logits)
 
 
 def test_shares_are_those_of_finite_differences(
     processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
 ) -> None:
     batch = encode(processor, ([picture(0)], TURNS))
-    shares, _ = attribute_answers(backbone, **batch)
+    shares = attribute_answers(backbone, **batch)
     columns = (batch["input_ids"][0] == backbone.config.image_token_id).nonzero()[:, 0]
     for turn in range(len(TURNS)):
         slopes = []
@@ -90,11 +88,11 @@ def test_a_turn_is_attributed_as_if_it_were_alone(
     processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
 ) -> None:
     image = picture(0)
-    together, _ = attribute_answers(
+    together = attribute_answers(
         backbone, **encode(processor, ([image], TURNS), ([picture(5, (128, 128))], TURNS[:1]))
     )
     alone = encode(processor, ([image], TURNS[1:]))
-    single, _ = attribute_answers(backbone, **alone)
+    single = attribute_answers(backbone, **alone)
     visual = alone["input_ids"][0] == backbone.config.image_token_id
     padding = together.shape[-1] - encode(processor, ([image], TURNS))["input_ids"].shape[1]
     columns = visual.nonzero()[:, 0]
@@ -104,7 +102,7 @@ def test_a_turn_is_attributed_as_if_it_were_alone(
 def test_another_question_is_read_elsewhere(
     processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
 ) -> None:
-    shares, _ = attribute_answers(backbone, **encode(processor, ([picture(0)], TURNS)))
+    shares = attribute_answers(backbone, **encode(processor, ([picture(0)], TURNS)))
     assert float((shares[0, 0] - shares[0, 1]).abs().max()) > 1e-3
 
 
@@ -112,6 +110,6 @@ def test_it_works_where_gradients_are_off_and_leaves_none_behind(
     processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
 ) -> None:
     with torch.no_grad():
-        shares, _ = attribute_answers(backbone, **encode(processor, ([picture(0)], TURNS)))
+        shares = attribute_answers(backbone, **encode(processor, ([picture(0)], TURNS)))
     assert float(shares.sum()) == pytest.approx(2)
     assert all(parameter.grad is None for parameter in backbone.parameters())

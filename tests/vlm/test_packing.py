@@ -79,21 +79,26 @@ def test_each_turn_is_answered_as_if_it_were_alone(
     torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=0)
 
 
-def test_turns_that_see_each_other_are_noticed(
+@pytest.mark.parametrize(
+    ("part", "broken"),
+    [
+        ("packed_mask", lambda turns, dtype: packed_mask(turns.clamp(max=0), dtype)),
+        ("tokens_between", torch.zeros_like),
+    ],
+    ids=["turns see each other", "turns begin where they stand"],
+)
+def test_a_fault_in_packing_is_noticed(
     processor: ChatProcessor,
     backbone: Qwen3VLForConditionalGeneration,
     monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    broken: Any,
 ) -> None:
     batch = processor([talk(TURNS, [picture(0)])], pack=True)
     right = packed(backbone, batch).logits
-    apart = packed_mask(batch["turns"], torch.float32)
-    monkeypatch.setattr(
-        "lightning_arrcoc.vlm.packing.packed_mask",
-        lambda turns, dtype: packed_mask(turns.clamp(max=0), dtype),
-    )
+    monkeypatch.setattr(f"lightning_arrcoc.vlm.packing.{part}", broken)
     wrong = packed(backbone, batch).logits
     last = batch["turns"][0] == len(TURNS)
-    assert apart.shape == (1, 1, *[batch["turns"].shape[1]] * 2)
     assert float((right - wrong)[0][last].abs().max()) > 1e-2
 
 
@@ -128,19 +133,6 @@ def test_an_unanswered_turn_is_refused(processor: ChatProcessor) -> None:
     prompt = {"images": [picture(0)], "questions": ["a", "b"], "answers": ["1"]}
     with pytest.raises(ValueError, match="shorter"):
         processor([prompt], pack=True)
-
-
-def test_turns_that_begin_where_they_stand_are_noticed(
-    processor: ChatProcessor,
-    backbone: Qwen3VLForConditionalGeneration,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    batch = processor([talk(TURNS, [picture(0)])], pack=True)
-    right = packed(backbone, batch).logits
-    monkeypatch.setattr("lightning_arrcoc.vlm.packing.tokens_between", torch.zeros_like)
-    wrong = packed(backbone, batch).logits
-    last = batch["turns"][0] == len(TURNS)
-    assert float((right - wrong)[0][last].abs().max()) > 1e-2
 
 
 def test_every_turn_marks_its_own_question(processor: ChatProcessor) -> None:
