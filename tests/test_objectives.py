@@ -18,6 +18,7 @@ from lightning_arrcoc.objectives import (
     divergence,
 )
 from lightning_arrcoc.vlm.attribution import attribute_answers
+from lightning_arrcoc.vlm.packing import forward_packed
 
 ASKED = (("Which digit is red?", "7"), ("Which digit is blue?", "3"), ("How many?", "4"))
 
@@ -29,6 +30,14 @@ def model(backbone_folder: Path) -> ArrCocQwen3VL:
     made.requires_grad_(False)
     made.arr_coc.requires_grad_(True)
     return made
+
+
+def disturb(model: ArrCocQwen3VL) -> None:
+    """Move every weight a little, so that nothing is silent by the zero start."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.arr_coc.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def picture(seed: int, size: tuple[int, int] = (128, 96)) -> Image.Image:
@@ -73,6 +82,7 @@ def test_the_divergence_is_that_of_torch_and_zero_where_both_agree() -> None:
 
 def test_the_loss_compares_relevance_with_what_the_backbone_reads(model: ArrCocQwen3VL) -> None:
     """Worked out once more, question by question, by the model's own forward."""
+    disturb(model)  # or the question would not be heard yet
     rows = [([picture(0)], ASKED), ([picture(1, (96, 96))], ASKED[:2])]
     batch = encode(model, *rows)
     lesson = AttributionDistillation(temperature=0.5)(model, batch, 0.0)
@@ -112,10 +122,7 @@ def test_several_images_of_a_sample_share_one_distribution(model: ArrCocQwen3VL)
 
 
 def test_every_part_that_speaks_learns(model: ArrCocQwen3VL) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # nothing zero by the zero start
-        for parameter in model.arr_coc.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    disturb(model)
     AttributionDistillation()(model, encode(model, ([picture(0)], ASKED)), 0.0).loss.backward()
     silent = [
         name
@@ -156,6 +163,26 @@ def test_accuracy_is_that_of_answers_from_the_chosen_cells(model: ArrCocQwen3VL)
     chosen = AttributionDistillation()(model, batch, 0.0).logs
     assert float(chosen["accuracy"]) == float(own)
     assert float(chosen["covered"]) == pytest.approx(1)
+
+
+def test_each_question_sees_the_cells_that_it_chose_and_no_others(
+    model: ArrCocQwen3VL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturb(model)
+    batch = encode(model, ([picture(0)], ASKED[:2]))
+    seen: list[torch.Tensor] = []
+
+    def watched(*args: Any, key_bias: torch.Tensor, **kwargs: Any) -> Any:
+        seen.append(key_bias)
+        return forward_packed(*args, key_bias=key_bias, **kwargs)
+
+    monkeypatch.setattr("lightning_arrcoc.objectives.forward_packed", watched)
+    AttributionDistillation()(model, batch, 0.0)
+    visual = (batch["input_ids"][0] == model.backbone.config.image_token_id).nonzero()[:, 0]
+    for turn, asked in enumerate(ASKED[:2]):
+        output = model(**encode(model, ([picture(0)], [asked]), pack=False))
+        open_cells = (seen[0][0, turn, visual] == 0).nonzero()[:, 0]
+        assert open_cells.tolist() == output.allocation[0].cells.tolist()
 
 
 def test_text_alone_teaches_nothing_but_keeps_every_gradient(model: ArrCocQwen3VL) -> None:

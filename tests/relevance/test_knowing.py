@@ -221,6 +221,13 @@ def test_a_flat_channel_stays_flat_and_others_are_scaled_by_their_own_image(leve
     torch.testing.assert_close(light[varied], dark[varied], atol=0.25, rtol=0.1)
 
 
+def test_an_image_of_half_the_contrast_is_described_alike(trained):
+    seen = textures(1, 6, 6)
+    whole = trained(seen, *question(1))[:, 2]
+    half = trained(0.5 * seen + 0.3, *question(1))[:, 2]
+    torch.testing.assert_close(half, whole, atol=0.1 * whole.std().item(), rtol=0.05)
+
+
 def test_what_is_asked_for_is_described_with_what_surrounds_it(trained):
     """Two cells away counts, three do not."""
     seen = textures(1, 9, 9)
