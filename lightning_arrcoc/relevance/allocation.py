@@ -17,7 +17,7 @@ class Allocation(NamedTuple):
 
     Attributes:
         positions: centres ``(K, 2)`` as (row, column) in cell units, fp32, in raster order.
-        levels: ``(K,)`` int64; 0 is one cell a token.
+        levels: ``(K,)`` int64; a token of level l covers 2^l x 2^l cells, as far as they exist.
         budgets: tokens in each region of 4x4 cells, ``(ceil(H/4), ceil(W/4))`` int64.
         relevance: the map they were chosen by, ``(H, W)`` in [0, 1].
         tensions: exploit, compress, focus ``(3,)`` in [0, 1].
@@ -28,6 +28,15 @@ class Allocation(NamedTuple):
     budgets: Tensor
     relevance: Tensor
     tensions: Tensor
+
+    @property
+    def boxes(self) -> Tensor:
+        """What each token covers ``(K, 4)``: first row and column, and those behind the last."""
+        rows, columns = self.relevance.shape
+        size_K1 = (2**self.levels)[:, None]
+        first = (self.positions / size_K1).floor().long() * size_K1
+        behind = (first + size_K1).minimum(first.new_tensor([rows, columns]))
+        return torch.cat([first, behind], 1)
 
     @property
     def cells(self) -> Tensor:
