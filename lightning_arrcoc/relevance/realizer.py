@@ -8,10 +8,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_arrcoc.relevance.allocation import TokenAllocator
+from lightning_arrcoc.relevance.allocation import ImageRelevance, TokenAllocator
 from lightning_arrcoc.relevance.balancing import AdaptiveTensions, balance
-from lightning_arrcoc.relevance.knowing import Knowing
+from lightning_arrcoc.relevance.knowing import Knowing, standardised
 from lightning_arrcoc.relevance.textures import TextureGenerator
+
+LOOKLESS = ("place", "previous")  # groups of channels
 
 
 class Realization(NamedTuple):
@@ -22,17 +24,25 @@ class Realization(NamedTuple):
         scores: information, perspectival, participatory ``(I, 3, H, W)`` in [0, 1].
         tensions: exploit, compress, focus ``(I, 3)`` in [0, 1], fp32.
         relevance_logit: log-odds of the relevance ``(I, H, W)``, fp32.
+        looks: what cells are told apart by when look-alikes are looked for ``(I, D, H, W)``; None
+            where nothing is known of that.
     """
 
     textures: Tensor
     scores: Tensor
     tensions: Tensor
     relevance_logit: Tensor
+    looks: Tensor | None = None
 
     @property
     def relevance(self) -> Tensor:
         """``(I, H, W)`` in [0, 1]."""
         return self.relevance_logit.sigmoid()
+
+    def image(self, index: int) -> ImageRelevance:
+        """What the allocator needs to know of one image."""
+        looks = None if self.looks is None else self.looks[index]
+        return ImageRelevance(self.relevance_logit[index], self.tensions[index], looks)
 
 
 class Selector(Protocol):
@@ -81,6 +91,9 @@ class RelevanceRealizer(nn.Module):
         self.knowing = knowing
         self.balancer = balancer
         self.allocator = allocator
+        # A cell looks as it does wherever it stands, and whatever was there before.
+        channels = getattr(texture, "channels", ())
+        self.looks = [i for i, row in enumerate(channels) if row.group not in LOOKLESS]
         self.null_query = nn.Parameter(torch.randn(query_dim))
 
     # Private by name, but the one place that every cast passes through (to, half, bfloat16).
@@ -119,7 +132,11 @@ class RelevanceRealizer(nn.Module):
         logits_ISHW = self.knowing(textures_ICHW.float(), query_ILD, mask_IL).float()
         tensions_IT = self.balancer(logits_ISHW, textures_ICHW, query_ILD, mask_IL)
         return Realization(
-            textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, balance(logits_ISHW, tensions_IT)
+            textures_ICHW,
+            logits_ISHW.sigmoid(),
+            tensions_IT,
+            balance(logits_ISHW, tensions_IT),
+            standardised(textures_ICHW.float())[:, self.looks] if self.looks else None,
         )
 
     def _with_null(self, query_ILD: Tensor, mask_IL: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +160,7 @@ def build_realizer(
         texture: None takes the core channels.
         knowing: a module, or what makes one from `query_dim` and the texture's `channels` table.
         balancer: a module, or what makes one from `query_dim` and the number of `channels`.
-        allocator: None takes a top-K allocator with its default budget.
+        allocator: None takes the default one.
     """
     texture = texture or TextureGenerator()
     if not isinstance(knowing, nn.Module):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from lightning_arrcoc.relevance import Allocation, RelevanceRealizer, Selector
+from lightning_arrcoc.relevance import Allocation, ImageRelevance, RelevanceRealizer, Selector
+from lightning_arrcoc.vlm.covering import cell_counts, first_cells
 from lightning_arrcoc.vlm.packing import SHARED
+from lightning_arrcoc.vlm.patches import PixelScale, fold_patches
 from lightning_arrcoc.vlm.sequence import find_question
-from lightning_arrcoc.vlm.vision import PixelScale, cell_counts, fold_patches, packed_cells
 
 
 class VisualBatch(NamedTuple):
@@ -55,14 +56,12 @@ class Asked(NamedTuple):
 
     Attributes:
         row, turn: both counted from 0.
-        relevance_logits: the map ``(H, W)`` of each image, in log-odds.
-        tensions: ``(T,)`` for each image.
+        found: what is relevant in each image, for the allocator.
     """
 
     row: int
     turn: int
-    relevance_logits: list[Tensor]
-    tensions: list[Tensor]
+    found: list[ImageRelevance]
 
 
 def select_tokens(
@@ -96,19 +95,17 @@ def select_tokens(
             batch.input_ids, batch.attention_mask, config.image_token_id, end_tokens(backbone)
         )
     query_BLD, mask_BL = _closed_up(backbone, batch.input_ids, mask_BL)
-    logits, tensions = _ask(
+    found = _ask(
         selector, batch, list(range(len(owners))), query_BLD[owners], mask_BL[owners], merge, scale
     )
     allocations: list[Allocation] = []
     for row in sorted(set(owners)):
-        mine = [i for i, owner in enumerate(owners) if owner == row]
-        allocations += selector.allocator(
-            [logits[i] for i in mine], [tensions[i] for i in mine], budget
-        )
+        mine = [found[i] for i, owner in enumerate(owners) if owner == row]
+        allocations += selector.allocator(mine, budget)
     kept = torch.zeros(int(visual_BL.sum()), dtype=torch.bool, device=visual_BL.device)
-    kept[packed_cells(batch.grid_thw, merge, allocations)] = True
+    kept[first_cells(batch.grid_thw, merge, allocations)] = True
     keep_BL = batch.attention_mask.bool().masked_scatter(visual_BL, kept)
-    return Selection(allocations, logits, visual_BL, keep_BL)
+    return Selection(allocations, [image.logits for image in found], visual_BL, keep_BL)
 
 
 def ask_turns(
@@ -139,7 +136,7 @@ def ask_turns(
     visual_BL = (batch.input_ids == backbone.config.image_token_id) & (turns_BL == SHARED)
     owners = image_owners(visual_BL, cell_counts(batch.grid_thw, merge))
     asked = [
-        Asked(row, turn, [], [])
+        Asked(row, turn, [])
         for row in sorted(set(owners))
         for turn in range(int(turns_BL[row].max()))
     ]
@@ -153,9 +150,8 @@ def ask_turns(
     questions, images = [q for q, _ in pairs], [i for _, i in pairs]
     batch = batch._replace(textures=batch.textures or _measured(realizer, batch, merge, scale))
     found = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
-    for question, logits, tensions in zip(questions, *found, strict=True):
-        asked[question].relevance_logits.append(logits)
-        asked[question].tensions.append(tensions)
+    for question, image in zip(questions, found, strict=True):
+        asked[question].found.append(image)
     return asked
 
 
@@ -167,16 +163,15 @@ def _ask(
     mask_PL: Tensor,
     merge: int,
     scale: PixelScale,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Relevance logits and tensions of pairs of an image and a question, same sizes together."""
-    logits: list[Tensor] = [torch.empty(0)] * len(images)
-    tensions: list[Tensor] = [torch.empty(0)] * len(images)
+) -> list[ImageRelevance]:
+    """What is relevant for pairs of an image and a question, same sizes together."""
+    relevance: dict[int, ImageRelevance] = {}
     for pairs in _same_size(batch.grid_thw[list(images)]):
         pixels, textures = _pixels_or_textures(batch, [images[p] for p in pairs], merge, scale)
         found = selector(pixels, query_PLD[pairs], mask_PL[pairs], textures)
         for place, p in enumerate(pairs):
-            logits[p], tensions[p] = found.relevance_logit[place], found.tensions[place]
-    return logits, tensions
+            relevance[p] = found.image(place)
+    return [relevance[p] for p in range(len(images))]
 
 
 def _measured(

@@ -88,7 +88,7 @@ def test_untrained_it_already_keeps_the_cell_where_something_is(realizer):
     noise = torch.rand(3, CELL_PX, CELL_PX, generator=torch.Generator().manual_seed(0))
     image[0, :, 2 * CELL_PX : 3 * CELL_PX, CELL_PX : 2 * CELL_PX] = noise
     found = realizer(image, *question(images=1))
-    (allocation,) = realizer.allocator(found.relevance_logit, found.tensions, 1)
+    (allocation,) = realizer.allocator([found.image(0)], 1)
     assert allocation.positions.tolist() == [[2, 1]]
 
 
