@@ -62,10 +62,11 @@ class RelevanceRealizer(nn.Module):
 
     Args:
         texture: image -> textures; offers `out_channels`.
-        knowing: textures and question -> three logit maps.
+        knowing: textures and question -> three logit maps; may name the `scorers` that are heard.
         balancer: logit maps and context -> tensions.
         allocator: relevance of a sample's images -> their allocations.
         query_dim: width of the question's token embeddings.
+        query_blind: ask the learned null query about every image, whatever its question.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class RelevanceRealizer(nn.Module):
         balancer: nn.Module,
         allocator: TokenAllocator,
         query_dim: int,
+        query_blind: bool = False,
     ) -> None:
         super().__init__()
         self.texture = texture
         self.knowing = knowing
         self.balancer = balancer
         self.allocator = allocator
+        self.query_blind = query_blind
         self.null_query = nn.Parameter(torch.randn(query_dim))
 
     # Private by name, but the one place that every cast passes through (to, half, bfloat16).
@@ -115,12 +118,14 @@ class RelevanceRealizer(nn.Module):
             if images_I3hw is None:
                 raise ValueError("Neither images nor textures were given.")
             textures_ICHW = self.texture(images_I3hw)
+        if self.query_blind:
+            query_ILD, mask_IL = query_ILD[:, :0], mask_IL[:, :0]
         query_ILD, mask_IL = self._with_null(query_ILD.float(), mask_IL)
         logits_ISHW = self.knowing(textures_ICHW.float(), query_ILD, mask_IL).float()
         tensions_IT = self.balancer(logits_ISHW, textures_ICHW, query_ILD, mask_IL)
-        return Realization(
-            textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, balance(logits_ISHW, tensions_IT)
-        )
+        heard = getattr(self.knowing, "scorers", Knowing.NAMES)
+        relevance_IHW = balance(logits_ISHW, tensions_IT, heard)
+        return Realization(textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, relevance_IHW)
 
     def _with_null(self, query_ILD: Tensor, mask_IL: Tensor) -> tuple[Tensor, Tensor]:
         """Put the null query before each question; it is heard only where nothing was asked."""
@@ -135,6 +140,7 @@ def build_realizer(
     knowing: nn.Module | Callable[..., nn.Module] = Knowing,
     balancer: nn.Module | Callable[..., nn.Module] = AdaptiveTensions,
     allocator: TokenAllocator | None = None,
+    query_blind: bool = False,
 ) -> RelevanceRealizer:
     """Fit the parts to one backbone.
 
@@ -144,10 +150,13 @@ def build_realizer(
         knowing: a module, or what makes one from `query_dim` and the texture's `channels` table.
         balancer: a module, or what makes one from `query_dim` and the number of `channels`.
         allocator: None takes a top-K allocator with its default budget.
+        query_blind: do not hear the question.
     """
     texture = texture or TextureGenerator()
     if not isinstance(knowing, nn.Module):
         knowing = knowing(query_dim=query_dim, channels=texture.channels)
     if not isinstance(balancer, nn.Module):
         balancer = balancer(query_dim=query_dim, channels=texture.out_channels)
-    return RelevanceRealizer(texture, knowing, balancer, allocator or TokenAllocator(), query_dim)
+    return RelevanceRealizer(
+        texture, knowing, balancer, allocator or TokenAllocator(), query_dim, query_blind
+    )

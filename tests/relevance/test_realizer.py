@@ -1,5 +1,7 @@
 """The four steps work together: any part can be swapped, and every part learns."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from lightning_arrcoc.relevance import (
     TokenAllocator,
     build_realizer,
 )
+from lightning_arrcoc.relevance.balancing import balance
 from lightning_arrcoc.relevance.textures import CELL_PX
 
 QUERY_DIM = 6
@@ -168,6 +171,62 @@ def test_without_a_question_relevance_depends_on_the_null_query_alone(trained):
 def test_an_empty_question_may_be_of_length_zero(trained):
     query, mask = question(tokens=0)
     assert trained(pictures(), query, mask).relevance.isfinite().all()
+
+
+# --------------------------------------------------------------------------- query-blind
+
+
+def blinded(realizer):
+    """The same weights, but deaf to the question."""
+    blind = build_realizer(QUERY_DIM, query_blind=True)
+    blind.load_state_dict(realizer.state_dict())
+    return blind
+
+
+def test_query_blind_no_question_changes_anything(trained):
+    blind = blinded(trained)
+    query, mask = question()
+    first = blind(pictures(), query, mask)
+    other_words = blind(pictures(), *question(seed=7))
+    longer = blind(pictures(), *question(tokens=11))
+    nothing = blind(pictures(), query, torch.zeros_like(mask))
+    for found in (other_words, longer, nothing):
+        assert found.relevance_logit.equal(first.relevance_logit)
+        assert found.scores.equal(first.scores)
+        assert found.tensions.equal(first.tensions)
+    heard = trained(pictures(), query, mask)
+    assert (heard.relevance_logit - first.relevance_logit).abs().max() > 1e-3
+
+
+def test_query_blind_it_answers_as_where_nothing_was_asked(trained):
+    query, mask = question()
+    unasked = trained(pictures(), query, torch.zeros_like(mask))
+    found = blinded(trained)(pictures(), query, mask)
+    torch.testing.assert_close(found.relevance_logit, unasked.relevance_logit)
+
+
+def test_query_blind_the_images_still_matter_and_the_null_query_learns(trained):
+    blind = blinded(trained)
+    found = blind(pictures(), *question())
+    assert (found.relevance - blind(pictures(seed=1), *question()).relevance).abs().max() > 1e-3
+    found.relevance.sum().backward()
+    assert blind.null_query.grad.abs().max() > 0
+
+
+# ------------------------------------------------------------------------------ scorers left out
+
+
+@pytest.mark.parametrize("left_out", range(3), ids=Knowing.NAMES)
+def test_a_scorer_left_out_scores_a_half_and_leaves_the_relevance_to_the_others(left_out):
+    heard = [name for place, name in enumerate(Knowing.NAMES) if place != left_out]
+    realizer = build_realizer(QUERY_DIM, knowing=partial(Knowing, scorers=heard))
+    shake(realizer)
+    found = realizer(pictures(), *question())
+    assert found.scores[:, left_out].eq(0.5).all()
+    logits = realizer.knowing(found.textures, *realizer._with_null(*question()))
+    torch.testing.assert_close(found.relevance_logit, balance(logits, found.tensions, heard))
+    of_all = balance(logits, found.tensions)
+    assert (found.relevance_logit - of_all).abs().max() > 1e-3
 
 
 # ------------------------------------------------------------------------------------- learning
