@@ -15,7 +15,7 @@ from lightning_arrcoc.relevance.realizer import (
     Selector,
     build_realizer,
 )
-from lightning_arrcoc.relevance.textures import CELL_PX, TextureGenerator
+from lightning_arrcoc.relevance.textures import CELL_PX, Previous, TextureGenerator
 
 __all__ = [
     "CELL_PX",
@@ -23,6 +23,7 @@ __all__ = [
     "Allocation",
     "FixedTensions",
     "Knowing",
+    "Previous",
     "Realization",
     "RelevanceRealizer",
     "Selector",

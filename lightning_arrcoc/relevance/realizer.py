@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_arrcoc.relevance.allocation import TokenAllocator
 from lightning_arrcoc.relevance.balancing import AdaptiveTensions, balance
 from lightning_arrcoc.relevance.knowing import Knowing
-from lightning_arrcoc.relevance.textures import TextureGenerator
+from lightning_arrcoc.relevance.textures import Previous, TextureGenerator
 
 
 class Realization(NamedTuple):
@@ -22,12 +22,14 @@ class Realization(NamedTuple):
         scores: information, perspectival, participatory ``(I, 3, H, W)`` in [0, 1].
         tensions: exploit, compress, focus ``(I, 3)`` in [0, 1], fp32.
         relevance_logit: log-odds of the relevance ``(I, H, W)``, fp32.
+        seen: what the next frame or turn is told as `previous`; None where nothing is remembered.
     """
 
     textures: Tensor
     scores: Tensor
     tensions: Tensor
     relevance_logit: Tensor
+    seen: Previous | None = None
 
     @property
     def relevance(self) -> Tensor:
@@ -50,9 +52,10 @@ class Selector(Protocol):
         query_ILD: Tensor,
         mask_IL: Tensor,
         textures_ICHW: Tensor | None = None,
+        previous: Previous | None = None,
         /,
     ) -> Realization:
-        """As `RelevanceRealizer.forward`."""
+        """As `RelevanceRealizer.forward`; one that remembers nothing ignores `previous`."""
 
 
 class RelevanceRealizer(nn.Module):
@@ -101,6 +104,7 @@ class RelevanceRealizer(nn.Module):
         query_ILD: Tensor,
         mask_IL: Tensor,
         textures_ICHW: Tensor | None = None,
+        previous: Previous | None = None,
     ) -> Realization:
         """Find what is relevant in images of one size.
 
@@ -110,14 +114,19 @@ class RelevanceRealizer(nn.Module):
             mask_IL: True at the question's own tokens. A row without any asks the learned null
                 query: relevance regardless of the question.
             textures_ICHW: textures made before, instead of measuring the images.
+            previous: the frame or turn before; None for a first one.
 
         Raises:
-            ValueError: neither images nor textures were given.
+            ValueError: neither images nor textures were given, or `previous` beside textures
+                made before, of another size, or where no channel tells of it.
         """
         if textures_ICHW is None:
-            if images_I3hw is None:
-                raise ValueError("Neither images nor textures were given.")
-            textures_ICHW = self.texture(images_I3hw)
+            textures_ICHW = self.measure(given_images(images_I3hw), previous)
+        elif previous is not None:
+            raise ValueError(
+                "`previous` is measured with the images, but their textures were given. Leave "
+                "`textures` out, or measure them with `arr_coc.measure(images, previous)`."
+            )
         if self.query_blind:
             query_ILD, mask_IL = query_ILD[:, :0], mask_IL[:, :0]
         query_ILD, mask_IL = self._with_null(query_ILD.float(), mask_IL)
@@ -125,13 +134,44 @@ class RelevanceRealizer(nn.Module):
         tensions_IT = self.balancer(logits_ISHW, textures_ICHW, query_ILD, mask_IL)
         heard = getattr(self.knowing, "scorers", Knowing.NAMES)
         relevance_IHW = balance(logits_ISHW, tensions_IT, heard)
-        return Realization(textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, relevance_IHW)
+        found = Realization(textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, relevance_IHW)
+        if not isinstance(self.texture, TextureGenerator):
+            return found
+        seen = self.texture.remember(images_I3hw, textures_ICHW, found.relevance)
+        return found._replace(seen=seen)
+
+    def measure(self, images_I3hw: Tensor, previous: Previous | None = None) -> Tensor:
+        """Textures of images of one size ``(I, C, H, W)``.
+
+        Raises:
+            ValueError: `previous` is of another size, or no channel tells of it.
+        """
+        if previous is not None and not getattr(self.texture, "remembers", False):
+            raise ValueError(
+                "`previous` was given, but no texture channel tells of it: expected motion, "
+                "previous_saliency or previous_relevance. Compose the model with "
+                "model.arr_coc.texture.channels=full, or leave `previous` out."
+            )
+        known = () if previous is None else (previous,)
+        textures_ICHW: Tensor = self.texture(images_I3hw, *known)
+        return textures_ICHW
 
     def _with_null(self, query_ILD: Tensor, mask_IL: Tensor) -> tuple[Tensor, Tensor]:
         """Put the null query before each question; it is heard only where nothing was asked."""
         null = self.null_query.float().expand(len(query_ILD), 1, -1)
         nothing = ~mask_IL.any(-1, keepdim=True)
         return torch.cat([null, query_ILD], 1), torch.cat([nothing, mask_IL], 1)
+
+
+def given_images(images_I3hw: Tensor | None) -> Tensor:
+    """The images themselves.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if images_I3hw is None:
+        raise ValueError("Neither images nor textures were given.")
+    return images_I3hw
 
 
 def build_realizer(

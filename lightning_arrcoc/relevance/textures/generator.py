@@ -45,6 +45,7 @@ class TextureGenerator(nn.Module):
     Attributes:
         channels: the table's rows, in the order of the output.
         out_channels: C.
+        remembers: whether a channel tells of the frame or turn before.
 
     Raises:
         ValueError: no such table or channel, a channel twice, or none.
@@ -59,6 +60,7 @@ class TextureGenerator(nn.Module):
         super().__init__()
         self.channels = channel_table(channels)
         self.out_channels = len(self.channels)
+        self.remembers = any(channel.group == "previous" for channel in self.channels)
 
     def index(self, name: str) -> int:
         """Position of a channel.
@@ -67,6 +69,19 @@ class TextureGenerator(nn.Module):
             KeyError: the table has no such channel.
         """
         return channel_index(self.channels, name)
+
+    def remember(
+        self, images_I3hw: Tensor | None, textures_ICHW: Tensor, relevance_IHW: Tensor
+    ) -> Previous | None:
+        """What the next frame or turn is told of this one; None where no channel tells of it.
+
+        Saliency is told where it is measured.
+        """
+        if not self.remembers:
+            return None
+        measured = any(channel.name == "saliency" for channel in self.channels)
+        saliency_IHW = textures_ICHW[:, self.index("saliency")] if measured else None
+        return Previous(images_I3hw, saliency_IHW, relevance_IHW.detach())
 
     @torch.no_grad()
     def forward(self, images_I3hw: Tensor, previous: Previous | None = None) -> Tensor:
