@@ -112,7 +112,8 @@ class AttributionDistillation:
         asked = model.ask_turns(**packed) if "pixel_values" in packed else []
         if not asked:
             return Lesson(nothing_to_learn(model), {})
-        del packed["query_mask"]  # the questions have been asked
+        for told in ("query_mask", "previous"):  # the questions have been asked
+            packed.pop(told, None)
         shares_BTL = attribute_answers(model.backbone, **packed)
         visual_BL = (packed["input_ids"] == model.backbone.config.image_token_id) & (
             packed["turns"] == 0

@@ -32,9 +32,21 @@ def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("word", overrides_in_prose())
 def test_overrides_in_the_text_are_valid(word: str) -> None:
-    if word.startswith("budget="):  # a keyword of the Python call
+    if word.startswith(("budget=", "previous=")):  # keywords of Python calls
         return
     assert check_overrides("fit", [word])
+
+
+ABLATIONS = re.findall(r"^(model[./]arr_coc.*?) +#", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", ABLATIONS)
+def test_parts_can_be_left_out_as_the_text_says(line: str) -> None:
+    assert len(check_overrides("fit", line.split())) == len(line.split())
+
+
+def test_the_text_says_how_to_leave_parts_out() -> None:
+    assert len(ABLATIONS) == 4
 
 
 def test_the_text_names_some_overrides() -> None:

@@ -15,7 +15,7 @@ from lightning_arrcoc.relevance.realizer import (
     Selector,
     build_realizer,
 )
-from lightning_arrcoc.relevance.textures import CELL_PX, TextureGenerator
+from lightning_arrcoc.relevance.textures import CELL_PX, Previous, TextureGenerator
 
 __all__ = [
     "CELL_PX",
@@ -24,6 +24,7 @@ __all__ = [
     "FixedTensions",
     "ImageRelevance",
     "Knowing",
+    "Previous",
     "Realization",
     "RelevanceRealizer",
     "Selector",

@@ -12,10 +12,12 @@ decide on; one that keeps the top cells of a single level has neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from lightning_arrcoc.relevance.knowing import masked_mean, zeroed
+from lightning_arrcoc.relevance.knowing import Knowing, masked_mean, zeroed
 
 TENSIONS = ("exploit", "compress", "focus")
 START = (0.5, 0.5, 0.5)
@@ -106,11 +108,20 @@ def statistics(scores_ISHW: Tensor) -> Tensor:
     return torch.stack(whole + quadrants, dim=-1)
 
 
-def balance(logits_ISHW: Tensor, tensions_IT: Tensor) -> Tensor:
+def balance(
+    logits_ISHW: Tensor, tensions_IT: Tensor, scorers: Sequence[str] = Knowing.NAMES
+) -> Tensor:
     """One relevance map from three score maps, as logits ``(I, H, W)``.
 
     Exploit weighs the question's match against the mean of the two others. Opinions are pooled
-    in log-odds, where a confident scorer outweighs an undecided one.
+    in log-odds, where a confident scorer outweighs an undecided one. A scorer that is not heard
+    weighs nothing: where one side has none left, the other has all the weight, whatever exploit
+    says.
+
+    Args:
+        logits_ISHW: as `Knowing` gives them, 0 for scorers that are not heard.
+        tensions_IT: exploit, compress, focus.
+        scorers: names of those that are heard.
 
     Source: C. Genest, J. Zidek, "Combining probability distributions", Statistical Science 1986,
     section 3 (logarithmic opinion pool). Departure: the weights add up to 2, so that two scorers
@@ -118,4 +129,9 @@ def balance(logits_ISHW: Tensor, tensions_IT: Tensor) -> Tensor:
     """
     information, perspectival, participatory = logits_ISHW.unbind(1)
     exploit = tensions_IT[:, 0, None, None].to(logits_ISHW.dtype)
-    return 2 * (exploit * participatory + (1 - exploit) * (information + perspectival) / 2)
+    on_sight = len({"information", "perspectival"} & set(scorers))
+    if not on_sight or "participatory" not in scorers:
+        # Kept in the graph, because DDP waits for the gradient of every weight.
+        exploit = 0 * exploit + float(not on_sight)
+    merit = (information + perspectival) / max(1, on_sight)
+    return 2 * (exploit * participatory + (1 - exploit) * merit)

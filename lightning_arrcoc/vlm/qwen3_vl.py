@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from lightning_arrcoc.relevance import (
     CELL_PX,
     Allocation,
+    Previous,
     RelevanceRealizer,
     Selector,
     build_realizer,
@@ -167,6 +168,7 @@ class ArrCocQwen3VL(nn.Module):
         labels: Tensor | None = None,
         query_mask: Tensor | None = None,
         textures: list[Tensor] | None = None,
+        previous: Sequence[Previous | None] | None = None,
         budget: int | float | None = None,
         selector: Selector | None = None,
         soft_sharpness: float | None = None,
@@ -183,6 +185,10 @@ class ArrCocQwen3VL(nn.Module):
             query_mask: True at the question's tokens ``(B, L)``; None takes the text after the
                 last image.
             textures: ``(C, H, W)`` for each image, instead of measuring it.
+            previous: `seen` of the output about the frame before or about the question before, for
+                images of the same size; None for an image that is new. Only textures with motion,
+                previous_saliency or previous_relevance take it, and only a model trained with it
+                has learned what it means.
             budget: replaces the model's own for this call.
             selector: chooses in place of `arr_coc`.
             soft_sharpness: train softly: keep every token and add
@@ -192,8 +198,10 @@ class ArrCocQwen3VL(nn.Module):
             **kwargs: go to the stock model.
 
         Raises:
+            TypeError: `previous` holds something else.
             ValueError: video, packed turns, images that do not match the text, a budget beyond
-                the cells, or `soft_sharpness` together with flash attention.
+                the cells, `previous` that does not match the images or has no texture channel, or
+                `soft_sharpness` together with flash attention.
         """
         _refuse_video(kwargs)
         if "turns" in kwargs:
@@ -208,9 +216,9 @@ class ArrCocQwen3VL(nn.Module):
             plain = self.backbone(
                 input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
             )
-            return with_choice(plain, [], [], labels)
+            return with_choice(plain, [], [], labels, [])
         batch = VisualBatch(
-            input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
+            input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures, previous
         )
         chosen = self._choose(batch, selector, budget)
         if soft_sharpness is None:
@@ -221,7 +229,9 @@ class ArrCocQwen3VL(nn.Module):
             inputs = sequence.model_inputs() | self._all_features(batch)
             inputs["attention_mask"] = self._soft_mask(sequence, chosen, soft_sharpness)
         output = self.backbone(**inputs, labels=sequence.labels, **kwargs)
-        return with_choice(output, chosen.allocations, chosen.relevance_logits, sequence.labels)
+        return with_choice(
+            output, chosen.allocations, chosen.relevance_logits, sequence.labels, chosen.seen
+        )
 
     def ask_turns(
         self,
@@ -231,11 +241,13 @@ class ArrCocQwen3VL(nn.Module):
         query_mask: Tensor,
         pixel_values: Tensor,
         image_grid_thw: Tensor,
+        previous: Sequence[Previous | None] | None = None,
         **kwargs: Any,
     ) -> list[Asked]:
         """What each packed turn finds relevant, without an answer; see `selection.ask_turns`."""
+        real = (turns != PADDING).long()
         batch = VisualBatch(
-            input_ids, (turns != PADDING).long(), pixel_values, image_grid_thw, query_mask, None
+            input_ids, real, pixel_values, image_grid_thw, query_mask, None, previous
         )
         return ask_turns(self.backbone, self.arr_coc, batch, turns, self.pixel_scale)
 
@@ -249,6 +261,7 @@ class ArrCocQwen3VL(nn.Module):
         image_grid_thw: Tensor | None = None,
         query_mask: Tensor | None = None,
         textures: list[Tensor] | None = None,
+        previous: Sequence[Previous | None] | None = None,
         budget: int | float | None = None,
         selector: Selector | None = None,
         labels: Tensor | None = None,
@@ -272,13 +285,15 @@ class ArrCocQwen3VL(nn.Module):
             raise ValueError("Prompts are padded on the right; pad on the left to generate.")
         kwargs["return_dict_in_generate"] = True
         allocations: list[Allocation] = []
+        seen: list[Previous | None] = []
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if pixel_values is not None and image_grid_thw is not None:
             batch = VisualBatch(
-                input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
-            )
+                input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures,
+                previous,
+            )  # fmt: skip
             chosen = self._choose(batch, selector, budget)
-            allocations = chosen.allocations
+            allocations, seen = chosen.allocations, chosen.seen
             inputs = self._prune(batch, None, chosen).model_inputs()
             inputs |= self._features(batch, chosen, straight_through=False)
         else:
@@ -288,7 +303,7 @@ class ArrCocQwen3VL(nn.Module):
         prompts = input_ids.repeat_interleave(len(answers) // len(input_ids), dim=0)
         output["sequences"] = torch.cat([prompts, answers], dim=1)
         known = {key: value for key, value in output.items() if key in GENERATED}
-        return ArrCocGeneration(**known, allocation=allocations)
+        return ArrCocGeneration(**known, allocation=allocations, seen=seen)
 
     @property
     def end_tokens(self) -> list[int]:
