@@ -155,7 +155,7 @@ def predict_split(parts: Parts, config: DictConfig, checkpoint: str) -> int:
 def explain_first(parts: Parts, samples: int) -> Explaining:
     """Have the first predictions explained, those of the run itself."""
     explaining = Explaining(parts.module.model, parts.datamodule.test or [], samples)
-    parts.trainer.callbacks.append(explaining)
+    parts.trainer.callbacks.append(explaining)  # type: ignore[attr-defined]  # set out of its sight
     return explaining
 
 

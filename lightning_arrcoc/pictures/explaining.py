@@ -101,10 +101,11 @@ class Explaining(Callback):
         for item in outputs[: self.most - len(self.explained)]:
             sample = self.samples[len(self.explained)]
             question = sample.turns[-1].question
+            truth = item["truth"] or None  # a picture of the user's own comes without
             self.explained.append(
                 [
                     Explained(
-                        Answered(image, question, item["answer"], item["truth"], allocation),
+                        Answered(image, question, item["answer"], truth, allocation),
                         next(realizations),
                         self.channels,
                     )

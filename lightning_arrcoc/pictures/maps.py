@@ -72,7 +72,9 @@ def draw_channel(axes: Axes, values_HW: Tensor, channel: Channel, image: Image.I
 
 def found(values_HW: Tensor) -> str:
     """Smallest and largest value, because a full scale shows little of small differences."""
-    ends = (round(float(end), 2) + 0.0 for end in values_HW.aminmax())  # + 0.0: no minus zero
+    ends = (
+        round(float(end), 2) + 0.0 for end in values_HW.detach().aminmax()
+    )  # + 0.0: no minus zero
     return " to ".join(f"{end:.2f}" for end in ends)
 
 
