@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,14 @@ from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.memory import keep_freed_memory
 from lightning_arrcoc.module import ArrCocModule
-from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
+from lightning_arrcoc.pictures import (
+    Answered,
+    Explained,
+    Explaining,
+    draw_answers,
+    draw_explained,
+    save_figure,
+)
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 
@@ -90,13 +97,14 @@ def predict(config: DictConfig) -> int:
             "split."
         )
     if config.image is None:
-        return predict_split(assemble(config), checkpoint)
+        return predict_split(assemble(config), config, checkpoint)
     if not config.question.strip():
         raise ValueError('The question is empty; ask one: question="Which digit is red?".')
     sample = Sample((open_image(config.image),), (Turn(config.question, ""),))
     parts = assemble(config)
     refuse_several_processes(parts)
     parts.datamodule.test, parts.datamodule.num_workers = [sample], 0
+    explaining = explain_first(parts, 1) if config.explain else None
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
@@ -108,12 +116,18 @@ def predict(config: DictConfig) -> int:
     print(f"answer:  {found['answer']}")
     print(f"tokens:  {len(allocation.levels)} of {allocation.relevance.numel()}")
     print(f"picture: {picture}")
+    if explaining is not None:
+        ((explained,),) = explaining.explained
+        sheet = parts.folder / "explained.png"
+        save_figure(draw_explained(explained), sheet)
+        print(f"sheet:   {sheet}")
     return 0
 
 
-def predict_split(parts: Parts, checkpoint: str) -> int:
-    """Write an answer a line for the whole test split."""
+def predict_split(parts: Parts, config: DictConfig, checkpoint: str) -> int:
+    """Write an answer a line for the whole test split, and sheets about the first ones."""
     refuse_several_processes(parts)
+    explaining = explain_first(parts, config.explain_samples) if config.explain else None
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
@@ -132,7 +146,31 @@ def predict_split(parts: Parts, checkpoint: str) -> int:
     target = parts.folder / "predictions.jsonl"
     write_atomically(target, lambda file: file.write("\n".join([*lines, ""]).encode()))
     say(parts.trainer, f"{len(lines)} answers: {target}")
+    if explaining is not None:
+        folder = parts.folder / "explained"
+        say(parts.trainer, f"{write_sheets(explaining.explained, folder)} sheets: {folder}")
     return 0
+
+
+def explain_first(parts: Parts, samples: int) -> Explaining:
+    """Have the first predictions explained, those of the run itself."""
+    explaining = Explaining(parts.module.model, parts.datamodule.test or [], samples)
+    parts.trainer.callbacks.append(explaining)  # type: ignore[attr-defined]  # set out of its sight
+    return explaining
+
+
+def write_sheets(explained: Sequence[Sequence[Explained]], folder: Path) -> int:
+    """Write a sheet an image and count them.
+
+    A name begins with the line of predictions.jsonl; images of one line are told apart by -1, -2.
+    """
+    count = 0
+    for line, images in enumerate(explained, start=1):
+        for number, image in enumerate(images, start=1):
+            name = f"{line:04d}-{number}.png" if len(images) > 1 else f"{line:04d}.png"
+            save_figure(draw_explained(image), folder / name)
+            count += 1
+    return count
 
 
 def refuse_several_processes(parts: Parts) -> None:

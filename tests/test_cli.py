@@ -290,6 +290,32 @@ def test_predict_answers_about_a_picture_of_ones_own(
         assert picture.format == "PNG"
 
 
+def test_predict_explains_a_picture_of_ones_own(here: Here, checkpoint: Path, photo: Path) -> None:
+    done = here(
+        "predict", *SMALL, f"ckpt={checkpoint}", f"image={photo}", "question=Which digit is red?",
+        "explain=true",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    sheet, picture = done.written
+    assert Path(sheet).parent == Path(picture).parent
+    assert (Path(sheet).name, Path(picture).name) == ("explained.png", "prediction.png")
+    assert f"sheet:   {done.folder / sheet}" in done.out
+    with Image.open(done.folder / sheet) as drawn:
+        assert drawn.format == "PNG"
+        drawn.load()
+        assert min(drawn.size) > 800
+
+
+def test_predict_explains_the_first_of_the_test_split(here: Here, checkpoint: Path) -> None:
+    done = here("predict", *SMALL, f"ckpt={checkpoint}", "explain=true", "explain_samples=2")
+    assert done.code == 0, done.err
+    *sheets, answers = done.written
+    assert [Path(sheet).name for sheet in sheets] == ["0001.png", "0002.png"]
+    assert {Path(sheet).parent for sheet in sheets} == {Path(answers).parent / "explained"}
+    assert f"2 sheets: {done.folder / Path(sheets[0]).parent}" in done.out
+    assert len((done.folder / answers).read_text().splitlines()) == 8
+
+
 @pytest.mark.parametrize(
     "question",
     ["What's red, and where?", "Is it (really) 5 = five?", "Is $5 more than {4?", "2024", "Ünï?"],
