@@ -131,9 +131,19 @@ def record(arr_coc: nn.Module, found: list[Realization]) -> RemovableHandle:
     """Note on the CPU what a selector finds, until the handle is removed."""
 
     def note(_module: nn.Module, _inputs: tuple[Tensor, ...], realization: Realization) -> None:
-        found.append(Realization(*(part.detach().cpu() for part in realization)))
+        found.append(drawn(realization, slice(None)))
 
     return arr_coc.register_forward_hook(note)
+
+
+def drawn(realization: Realization, images: slice) -> Realization:
+    """What a sheet shows of some of its images, on the CPU."""
+    return Realization(
+        realization.textures[images].detach().cpu(),
+        realization.scores[images].detach().cpu(),
+        realization.tensions[images].detach().cpu(),
+        realization.relevance_logit[images].detach().cpu(),
+    )
 
 
 def of_each_image(
@@ -149,7 +159,7 @@ def of_each_image(
     waiting: dict[tuple[int, ...], deque[Realization]] = defaultdict(deque)
     for realization in found:
         for i in range(len(realization.tensions)):
-            single = Realization(*(part[i : i + 1] for part in realization))
+            single = drawn(realization, slice(i, i + 1))
             waiting[tuple(single.relevance_logit.shape[1:])].append(single)
     sizes = [tuple(allocation.relevance.shape) for allocation in allocations]
     if {size: len(queue) for size, queue in waiting.items()} != {s: sizes.count(s) for s in sizes}:

@@ -239,7 +239,7 @@ def test_what_does_not_belong_together_is_refused(
     other = item.answered._replace(allocation=allocate(6, 5, []))
     with pytest.raises(ValueError, match="5 x 6 cells, the tokens of one with 6 x 5"):
         draw_explained(item._replace(answered=other))
-    two = Realization(*(torch.cat([part, part]) for part in item.realization))
+    two = Realization(*(torch.cat([part, part]) for part in item.realization[:4]))
     with pytest.raises(ValueError, match="of 2 images"):
         draw_explained(item._replace(realization=two))
 
@@ -248,7 +248,7 @@ def test_values_that_still_hang_on_a_graph_or_are_rounded_are_drawn(
     explained: Callable[..., Explained],
 ) -> None:
     item = explained()
-    learned = Realization(*(part.bfloat16().requires_grad_() for part in item.realization))
+    learned = Realization(*(part.bfloat16().requires_grad_() for part in item.realization[:4]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_explained(item._replace(realization=learned))
