@@ -176,7 +176,9 @@ def test_each_question_sees_the_cells_that_it_chose_and_no_others(
         seen.append(key_bias)
         return forward_packed(*args, key_bias=key_bias, **kwargs)
 
-    monkeypatch.setattr("lightning_arrcoc.objectives.forward_packed", watched)
+    monkeypatch.setattr(
+        "lightning_arrcoc.objectives.attribution_distillation.forward_packed", watched
+    )
     AttributionDistillation()(model, batch, 0.0)
     visual = (batch["input_ids"][0] == model.backbone.config.image_token_id).nonzero()[:, 0]
     for turn, asked in enumerate(ASKED[:2]):

@@ -1,0 +1,59 @@
+"""What every objective makes of a batch, and the figures that several of them log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_arrcoc.relevance.balancing import TENSIONS
+from lightning_arrcoc.vlm import ArrCocQwen3VL
+from lightning_arrcoc.vlm.chat import IGNORED_LABEL
+
+
+class Lesson(NamedTuple):
+    """What a batch teaches.
+
+    Attributes:
+        loss: scalar, nats.
+        logs: further figures by name, detached scalars.
+    """
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """Anything that makes a loss of a model and a batch."""
+
+    def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
+        """Look at one batch.
+
+        Args:
+            model: whose parts learn.
+            inputs: as the data module's batch holds them.
+            progress: share of the run that lies behind, 0 to 1.
+        """
+
+
+def nothing_to_learn(model: ArrCocQwen3VL) -> Tensor:
+    """A loss of 0 on every parameter of ARR-COC: other processes wait for this one's gradients."""
+    return 0.0 * torch.stack([p.sum() for p in model.arr_coc.parameters()]).sum()
+
+
+def mean_tensions(tensions: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The mean of each tension, to be logged."""
+    mean = torch.stack(list(tensions)).detach().mean(0)
+    return {f"tension_{name}": value for name, value in zip(TENSIONS, mean, strict=True)}
+
+
+def accuracy(logits_BLV: Tensor, labels_BL: Tensor, end_tokens: Sequence[int]) -> Tensor:
+    """Share of answer tokens guessed right; the end of the turn, which always follows, is none."""
+    targets = labels_BL[:, 1:]
+    ends = torch.isin(targets, targets.new_tensor(list(end_tokens)))
+    asked = (targets != IGNORED_LABEL) & ~ends
+    right = logits_BLV[:, :-1].argmax(-1) == targets
+    share: Tensor = right[asked].float().mean()
+    return share
