@@ -31,11 +31,12 @@ OPTIONS: Mapping[str, Any] = {
     "seed": int,
     "debug": bool,
     "ckpt": str | None,
+    "weights": str | None,
     "image": str | None,
     "question": str | None,
     "picture_samples": int,
 }
-FREE_TEXT = ("question", "image", "ckpt", "model.backbone")
+FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone")
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_arrcoc.objectives.lesson import Lesson, accuracy, mean_tensions, nothing_to_learn
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.attribution import attribute_answers
+from lightning_arrcoc.vlm.lora import base_alone
 from lightning_arrcoc.vlm.packing import forward_packed, turns_of
 from lightning_arrcoc.vlm.selection import Asked
 
@@ -47,6 +48,8 @@ class AttributionDistillation:
     Departures: soft shares instead of thresholded labels; the answering model stays as it is.
     """
 
+    read = staticmethod(attribute_answers)
+
     def __init__(self, temperature: float = 0.25, accuracy_every: int = 10) -> None:
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}; expected a number above 0.")
@@ -61,7 +64,8 @@ class AttributionDistillation:
         if not asked:
             return Lesson(nothing_to_learn(model), {})
         del packed["query_mask"]  # the questions have been asked
-        shares_BTL = attribute_answers(model.backbone, **packed)
+        with base_alone(model.backbone):
+            shares_BTL = self.read(model.backbone, **packed)
         visual_BL = (packed["input_ids"] == model.backbone.config.image_token_id) & (
             packed["turns"] == 0
         )
@@ -89,6 +93,12 @@ class AttributionDistillation:
             logs["accuracy"] = accuracy(output.logits, packed["labels"], model.end_tokens)
         self.batches += 1
         return Lesson(torch.stack(losses).mean(), logs)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.batches = int(state_dict.get("batches", 0))
 
     def _packed(self, model: ArrCocQwen3VL, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch as `forward_packed` takes it, and its questions."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from lightning_arrcoc.objectives.lesson import Lesson, accuracy
 from lightning_arrcoc.relevance.baselines import Everything
@@ -22,16 +25,32 @@ class FullTokens:
     =========  ================================  =====
     """
 
-    def __init__(self) -> None:
-        self.everything = Everything()
-
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
-        if "turns" in inputs:
-            dropped = ("attention_mask", "query_mask")
-            known = {key: value for key, value in inputs.items() if key not in dropped}
-            output = forward_packed(model.backbone, **known)
-            labels = inputs["labels"]
-        else:
-            output = model(**inputs, selector=self.everything, budget=1.0)
-            labels = output.labels
-        return Lesson(output.loss, {"accuracy": accuracy(output.logits, labels, model.end_tokens)})
+        answer = answer_fully(model, inputs)
+        right = accuracy(answer.logits, answer.labels, model.end_tokens)
+        return Lesson(answer.loss, {"accuracy": right})
+
+
+class Answer(NamedTuple):
+    """What all tokens led to.
+
+    Attributes:
+        loss: mean cross-entropy of answer tokens, nats.
+        logits: ``(B, L, V)``.
+        labels: the targets that belong to them ``(B, L)``.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+def answer_fully(model: ArrCocQwen3VL, inputs: Mapping[str, Any]) -> Answer:
+    """Answer a batch, packed or not, from all of its tokens."""
+    if "turns" not in inputs:
+        output = model(**inputs, selector=Everything(), budget=1.0)
+        return Answer(output.loss, output.logits, output.labels)
+    dropped = ("attention_mask", "query_mask")
+    known = {key: value for key, value in inputs.items() if key not in dropped}
+    output = forward_packed(model.backbone, **known)
+    return Answer(output.loss, output.logits, inputs["labels"])

@@ -26,7 +26,11 @@ class Lesson(NamedTuple):
 
 
 class Objective(Protocol):
-    """Anything that makes a loss of a model and a batch."""
+    """Anything that makes a loss of a model and a batch.
+
+    It may have `state_dict` and `load_state_dict`, for what a resumed run must know, and
+    `reaches_lora`: True where its gradient reaches adapters inside the backbone.
+    """
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
         """Look at one batch.
@@ -39,8 +43,9 @@ class Objective(Protocol):
 
 
 def nothing_to_learn(model: ArrCocQwen3VL) -> Tensor:
-    """A loss of 0 on every parameter of ARR-COC: other processes wait for this one's gradients."""
-    return 0.0 * torch.stack([p.sum() for p in model.arr_coc.parameters()]).sum()
+    """A loss of 0 on all that is trained: other processes wait for this one's gradients."""
+    trained = [p.float().sum() for p in model.parameters() if p.requires_grad]
+    return 0.0 * torch.stack(trained).sum()
 
 
 def mean_tensions(tensions: Sequence[Tensor]) -> dict[str, Tensor]:

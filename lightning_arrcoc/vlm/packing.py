@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +25,7 @@ def forward_packed(
     image_grid_thw: Tensor | None = None,
     labels: Tensor | None = None,
     key_bias: Tensor | None = None,
+    **kwargs: Any,
 ) -> CausalLMOutputWithPast:
     """The stock model on packed questions: the image is read once, and no turn sees another.
 
@@ -33,6 +36,7 @@ def forward_packed(
         labels: next-token targets ``(B, L)``, -100 where there is none.
         key_bias: what each turn adds to its attention logits towards each token ``(B, T, L)``, the
             first turn first; -inf hides a token from a turn. Shared tokens see each other as ever.
+        **kwargs: go to the stock model.
 
     Raises:
         ValueError: the backbone computes attention in a way that takes no mask.
@@ -58,6 +62,7 @@ def forward_packed(
         image_grid_thw=image_grid_thw,
         mm_token_type_ids=visual.int(),
         labels=labels,
+        **kwargs,
     )
     return output
 
