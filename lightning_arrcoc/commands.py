@@ -246,7 +246,7 @@ def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
             "`python -m lightning_arrcoc fit` writes it."
         )
     if "://" in path:
-        raise ValueError(f"ckpt={path} is a URL; download it first and name the file.")
+        raise ValueError(f"{path!r} is a URL; download it first and name the file.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"No checkpoint at {path!r}; expected a file made by fit.")
     try:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -22,7 +22,7 @@ from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Obj
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
 from lightning_arrcoc.vlm.lora import has_lora, lora_parameters, set_lora_training
-from lightning_arrcoc.weights import Trains, belongings, fitting_weights, trained_weights
+from lightning_arrcoc.weights import belongings, fitting_weights, trained_weights
 
 OBJECTIVE = "objective"  # key in a checkpoint
 ON_THE_BAR = ("accuracy", "kept")  # of what an objective logs
@@ -66,7 +66,7 @@ class ArrCocModule(pl.LightningModule):
         self,
         model: ArrCocQwen3VL,
         *,
-        trains: Trains = "arr_coc",
+        trains: Literal["arr_coc", "backbone"] = "arr_coc",
         objective: Objective | None = None,
         learning_rate: float = 5e-3,
         lora_learning_rate: float = 2e-4,

@@ -14,4 +14,4 @@ class AttentionDistillation(AttributionDistillation):
     with the square of the sequence. Attention also rests on tokens that nothing is read from.
     """
 
-    read = staticmethod(attend_answers)
+    shares_of = staticmethod(attend_answers)

@@ -48,7 +48,7 @@ class AttributionDistillation:
     Departures: soft shares instead of thresholded labels; the answering model stays as it is.
     """
 
-    read = staticmethod(attribute_answers)
+    shares_of = staticmethod(attribute_answers)
 
     def __init__(self, temperature: float = 0.25, accuracy_every: int = 10) -> None:
         if not temperature > 0:
@@ -65,7 +65,7 @@ class AttributionDistillation:
             return Lesson(nothing_to_learn(model), {})
         del packed["query_mask"]  # the questions have been asked
         with base_alone(model.backbone):
-            shares_BTL = self.read(model.backbone, **packed)
+            shares_BTL = self.shares_of(model.backbone, **packed)
         visual_BL = (packed["input_ids"] == model.backbone.config.image_token_id) & (
             packed["turns"] == 0
         )

@@ -14,7 +14,7 @@ from lightning_arrcoc.objectives.full_tokens import answer_fully
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.identity import backbone_identity
-from lightning_arrcoc.vlm.lora import base_alone
+from lightning_arrcoc.vlm.lora import base_alone, base_parameters
 from lightning_arrcoc.vlm.rows import images_of_rows, take_rows
 
 MIB = 2**20
@@ -166,6 +166,9 @@ def checked_weight(weight: float) -> float:
 def content_keys(model: ArrCocQwen3VL, inputs: Mapping[str, Any]) -> list[str]:
     """A sha256 of everything that a row's full answer depends on; padding and neighbours do not."""
     weights = str(backbone_identity(model.backbone)["weights_sha256"])
+    # That looks at a few values of each parameter; torch counts changes of any, made in place, in
+    # what is private by name and described in its notes on autograd.
+    weights += str(sum(p._version for p in base_parameters(model.backbone).values()))
     real_BL = inputs["attention_mask"].bool().cpu()
     texts = [inputs[key].cpu() for key in ("input_ids", "labels", "turns") if key in inputs]
     images = images_of_rows(model.backbone, inputs)
