@@ -36,6 +36,7 @@ from lightning_arrcoc.pictures import (
 )
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
+from lightning_arrcoc.vlm.lora import has_lora, save_lora
 
 MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
 RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}
@@ -52,8 +53,13 @@ class Parts(NamedTuple):
 
 def fit(config: DictConfig) -> int:
     """Train; then compare on the test split and draw what is kept."""
+    if config.ckpt is not None and config.weights is not None:
+        raise ValueError("ckpt= goes on with a run, weights= begins a new one; name one of them.")
     checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt, RESUMED)
+    weights = None if config.weights is None else existing_checkpoint(config.weights)
     parts = assemble(config)
+    if weights is not None:
+        parts.module.start_from(torch.load(weights, map_location="cpu", weights_only=True))
     say(parts.trainer, trained_words(parts.module))
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not config.trainer.get("fast_dev_run"):
@@ -61,6 +67,8 @@ def fit(config: DictConfig) -> int:
         # Saved with all that a resumed run needs; loading is always with weights_only=True.
         last = parts.folder / "checkpoints" / "last.ckpt"
         parts.trainer.save_checkpoint(last, weights_only=False)
+        if has_lora(parts.module.model.backbone) and parts.trainer.is_global_zero:
+            save_lora(parts.module.model.backbone, last.parent / "adapter")
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
         compare(parts, config)
     return 0
@@ -258,8 +266,9 @@ def draw_samples(parts: Parts, count: int) -> Figure:
 def trained_words(module: ArrCocModule) -> str:
     """What is trained and how large it is."""
     everything = sum(p.numel() for p in module.model.parameters())
-    trained = sum(p.numel() for p in module.trained.parameters())
-    return f"Training {module.trains}: {trained:,} of {everything:,} parameters; the rest is frozen"
+    trained = sum(p.numel() for p in module.model.parameters() if p.requires_grad)
+    what = f"{module.trains} and LoRA" if has_lora(module.model.backbone) else module.trains
+    return f"Training {what}: {trained:,} of {everything:,} parameters; the rest is frozen"
 
 
 def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
@@ -275,7 +284,7 @@ def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
             "`python -m lightning_arrcoc fit` writes it."
         )
     if "://" in path:
-        raise ValueError(f"ckpt={path} is a URL; download it first and name the file.")
+        raise ValueError(f"{path!r} is a URL; download it first and name the file.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"No checkpoint at {path!r}; expected a file made by fit.")
     try:

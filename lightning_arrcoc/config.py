@@ -31,6 +31,7 @@ OPTIONS: Mapping[str, Any] = {
     "seed": int,
     "debug": bool,
     "ckpt": str | None,
+    "weights": str | None,
     "image": str | None,
     "question": str | None,
     "picture_samples": int,
@@ -38,7 +39,7 @@ OPTIONS: Mapping[str, Any] = {
     "explain_samples": int,
 }
 LEAST = {"picture_samples": 0, "explain_samples": 1}
-FREE_TEXT = ("question", "image", "ckpt", "model.backbone")
+FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone")
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")

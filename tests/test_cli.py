@@ -359,7 +359,44 @@ def test_fit_resumes_from_a_checkpoint(here: Here, checkpoint: Path) -> None:
     assert steps == {3.0}, "the optimizer goes on where it stopped"
 
 
+def test_a_second_phase_begins_with_weights_and_its_adapters_are_found_again(
+    here: Here, checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    lora = "model/lora=default"
+    fitted = here(
+        "fit", *SMALL, f"weights={checkpoint}", "training/objective=hard", lora,
+        "trainer.max_steps=1", "data.batch_size=1", "data.train.turns=1", "picture_samples=0",
+        "trainer.limit_test_batches=1", "logger=none",
+    )  # fmt: skip
+    assert fitted.code == 0, fitted.err
+    assert "Training arr_coc and LoRA:" in fitted.out
+    folder = next((fitted.folder / "outputs" / "fit").iterdir()) / "checkpoints"
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
+        file.name for file in (folder / "adapter").iterdir()
+    }
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 1, "a run of its own"
+    last = f"ckpt={folder.rename(tmp_path / 'checkpoints') / 'last.ckpt'}"
+    assert here("validate", *SMALL, lora, last).code == 0
+    without = here("validate", *SMALL, last)
+    assert without.code == 2
+    assert "model/lora=default" in without.error
+
+
 # --------------------------------------------------------------------------------- bad checkpoints
+
+
+def test_a_run_goes_on_or_begins_but_not_both(here: Here, checkpoint: Path) -> None:
+    done = here("fit", *SMALL, f"ckpt={checkpoint}", f"weights={checkpoint}")
+    refused(done, "ckpt= goes on with a run, weights= begins a new one")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("nowhere.ckpt", "No checkpoint at"), ("s3://b/a.ckpt", "is a URL")]
+)
+def test_weights_that_are_not_there_are_named(path: str, words: str, here: Here) -> None:
+    refused(here("fit", f"weights={path}"), words, path)
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

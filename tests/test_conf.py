@@ -30,6 +30,7 @@ from lightning_arrcoc.data.sample import Sample
 from lightning_arrcoc.relevance import FixedTensions, RelevanceRealizer
 from lightning_arrcoc.targets import build, check_config
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
+from lightning_arrcoc.vlm.lora import lora_settings
 
 CONF = config_dir()
 GROUPS = {
@@ -72,6 +73,15 @@ def test_the_groups_hold_what_was_promised() -> None:
     promised = {
         "model": {"tiny", "qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b"},
         "model/arr_coc/balancer": {"adaptive", "fixed"},
+        "model/lora": {"none", "default"},
+        "training/objective": {
+            "attribution",
+            "attention",
+            "soft",
+            "hard",
+            "reward",
+            "soft_to_hard",
+        },
         "data": {"digits"},
         "callbacks": {"default", "none"},
         "trainer": {"cpu", "gpu", "ddp"},
@@ -129,6 +139,14 @@ def test_a_command_composes_as_it_is(command: str, composed: Compose) -> None:
 def test_every_option_composes_for_every_command(command: str, group: str, option: str) -> None:
     choice = f"{group}={option}"
     assert check_overrides(command, [choice]) == [choice]
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_model_takes_adapters(model: str, composed: Compose) -> None:
+    config = composed("fit", f"model={model}", "model/lora=default")
+    check_config(config)
+    assert config.model.lora.rank == 8
+    assert composed("fit", f"model={model}").model.lora is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -224,6 +242,55 @@ def test_a_module_is_made_around_a_model(
     assert isinstance(module, ArrCocModule)
     assert module.model is model
     assert module.trains == option
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("attribution", "AttributionDistillation"),
+        ("attention", "AttentionDistillation"),
+        ("soft", "SoftGates"),
+        ("hard", "HardChoice"),
+        ("soft_to_hard", "SoftToHard"),
+    ],
+)
+def test_an_objective_is_made(
+    option: str, name: str, composed: Compose, backbone_folder: Path
+) -> None:
+    assert option in GROUPS["training/objective"]
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    module = build(composed("fit", f"training/objective={option}").training, model=model)
+    assert type(module.objective).__name__ == name
+
+
+def test_the_objective_is_the_one_that_python_takes_by_itself(
+    composed: Compose, backbone_folder: Path
+) -> None:
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    ours = build(composed("fit").training, model=model)
+    plain = ArrCocModule(model)
+    assert type(ours.objective) is type(plain.objective)
+    assert vars(ours.objective) == vars(plain.objective)
+
+
+def test_parts_of_an_objective_can_be_set_from_the_command_line(composed: Compose) -> None:
+    words = [
+        "training/objective=soft_to_hard",
+        "training.objective.soft.teacher_weight=0.5",
+        "training.objective.hard.budgets=[0.1,0.2]",
+        "training.lora_learning_rate=0.001",
+    ]
+    words = check_overrides("fit", words)
+    objective = build(composed("fit", *words).training.objective)
+    assert (objective.soft.teacher_weight, objective.hard.budgets) == (0.5, (0.1, 0.2))
+
+
+def test_adapters_are_made(composed: Compose, backbone_folder: Path) -> None:
+    pytest.importorskip("peft")
+    config = composed("fit", f"model.backbone={backbone_folder}", "model/lora=default").model
+    settings = lora_settings(build(config).backbone)
+    attention = ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert settings == {"rank": 8, "alpha": 16, "targets": attention}
 
 
 @pytest.mark.parametrize("option", GROUPS["model"])

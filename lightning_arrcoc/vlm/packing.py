@@ -28,6 +28,7 @@ def forward_packed(
     labels: Tensor | None = None,
     key_bias: Tensor | None = None,
     features: VisualTokens | None = None,
+    **kwargs: Any,
 ) -> CausalLMOutputWithPast:
     """The stock model on packed questions: the image is read once, and no turn sees another.
 
@@ -39,6 +40,7 @@ def forward_packed(
         key_bias: what each turn adds to its attention logits towards each token ``(B, T, L)``, the
             first turn first; -inf hides a token from a turn. Shared tokens see each other as ever.
         features: of all cells, made before by `encode_all`, instead of reading `pixel_values`.
+        **kwargs: go to the stock model.
 
     Raises:
         ValueError: the backbone computes attention in a way that takes no mask.
@@ -71,6 +73,7 @@ def forward_packed(
         position_ids=positions_4BL,
         labels=labels,
         **images,
+        **kwargs,
     )
     return output
 

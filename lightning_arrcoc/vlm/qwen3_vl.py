@@ -113,6 +113,7 @@ class ArrCocQwen3VL(nn.Module):
         random_weights: bool = False,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        lora: Callable[[Qwen3VLForConditionalGeneration], None] | None = None,
     ) -> ArrCocQwen3VL:
         """Put a fresh ARR-COC on a backbone.
 
@@ -124,6 +125,7 @@ class ArrCocQwen3VL(nn.Module):
             attn_implementation: "sdpa", "eager" or "flash_attention_2" (no soft phase).
             random_weights: read the configuration only and draw the weights, to train or time.
             min_pixels, max_pixels: limits of a resized image; None keeps the processor's.
+            lora: puts adapters into the backbone, such as `lora.add_lora`; None: there are none.
 
         Raises:
             ImportError: transformers is too old.
@@ -139,9 +141,12 @@ class ArrCocQwen3VL(nn.Module):
         processor = ChatProcessor.from_pretrained(
             locate(backbone), min_pixels=min_pixels, max_pixels=max_pixels
         )
+        realizer = arr_coc(stock.config.text_config.hidden_size)
+        if lora is not None:  # last, so that ARR-COC starts from the same weights with and without
+            lora(stock)
         return cls(
             stock,
-            arr_coc(stock.config.text_config.hidden_size),
+            realizer,
             select=select,
             budget=budget,
             image_mean=tuple(processor.image_processor.image_mean),
