@@ -8,6 +8,7 @@ from lightning_arrcoc.objectives.lesson import Lesson, Objective, accuracy
 from lightning_arrcoc.objectives.soft_gates import SoftGates
 from lightning_arrcoc.objectives.soft_to_hard import SoftToHard
 from lightning_arrcoc.objectives.teacher import Expected, Teacher
+from lightning_arrcoc.objectives.tension_reward import TensionReward
 
 __all__ = [
     "AttentionDistillation",
@@ -20,6 +21,7 @@ __all__ = [
     "SoftGates",
     "SoftToHard",
     "Teacher",
+    "TensionReward",
     "accuracy",
     "divergence",
 ]

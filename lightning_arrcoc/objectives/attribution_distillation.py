@@ -14,6 +14,7 @@ from lightning_arrcoc.objectives.lesson import (
     nothing_to_learn,
     packed_turns,
 )
+from lightning_arrcoc.objectives.tension_reward import TensionReward
 from lightning_arrcoc.relevance.allocation import keep_top, token_count
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.attribution import attribute_answers
@@ -43,6 +44,8 @@ class AttributionDistillation:
 
     Args:
         accuracy_every: batches between two looks at the accuracy, which cost a forward pass.
+        tensions: teaches compress and focus, which relevance does not depend on; None leaves them
+            as they are.
 
     Raises:
         ValueError: `accuracy_every` is below one.
@@ -54,10 +57,11 @@ class AttributionDistillation:
 
     shares_of = staticmethod(attribute_answers)
 
-    def __init__(self, accuracy_every: int = 10) -> None:
+    def __init__(self, accuracy_every: int = 10, tensions: TensionReward | None = None) -> None:
         if accuracy_every < 1:
             raise ValueError(f"accuracy_every={accuracy_every}; expected 1 or more.")
         self.accuracy_every = accuracy_every
+        self.tensions = tensions
         self.batches = 0
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
@@ -95,8 +99,13 @@ class AttributionDistillation:
             with torch.no_grad():
                 output = forward_packed(model.backbone, **packed, key_bias=bias)
             logs["accuracy"] = accuracy(output.logits, packed["labels"], model.end_tokens)
+        loss = torch.stack(losses).mean()
+        if self.tensions is not None:
+            tried = self.tensions(model, inputs, asked, self.batches)
+            if tried is not None:
+                loss, logs = loss + tried[0], logs | tried[1]
         self.batches += 1
-        return Lesson(torch.stack(losses).mean(), logs)
+        return Lesson(loss, logs)
 
     def state_dict(self) -> dict[str, int]:
         return {"batches": self.batches}
