@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_arrcoc.relevance.allocation import keep_top, token_count
 from lightning_arrcoc.relevance.balancing import TENSIONS
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.attribution import attribute_answers
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.packing import forward_packed, turns_of
-from lightning_arrcoc.vlm.selection import Asked
 
 
 class Lesson(NamedTuple):
@@ -75,40 +75,36 @@ class AttributionDistillation:
 
     The frozen backbone answers from all tokens, and each answer is attributed to the visual tokens
     (`attribute_answers`). The loss is the Kullback-Leibler divergence of ARR-COC's relevance, by a
-    softmax over the cells of a question's images, from those shares. Every cell has a gradient
-    in every step, whether it would have been chosen or not, and nothing is chosen while training,
-    so one model serves every budget.
+    softmax over the cells of a question's images at the allocator's temperature, from those
+    shares. Every cell has a gradient in every step, whether it would have been chosen or not, and
+    nothing is chosen while training, so one model serves every budget.
 
     ===========  ==================================================================  =====
     logged       what                                                                unit
     ===========  ==================================================================  =====
-    covered      attribution that the cells chosen at the model's budget hold        share
-    kept         tokens chosen at that budget                                        count
+    covered      attribution that the most relevant cells hold, as many as the       share
+                 model's budget has tokens
+    kept         these cells                                                         count
     accuracy     answer tokens guessed right while the others are hidden from the    share
                  question; on every `accuracy_every`-th batch
     tension_*    mean of each tension                                                0 to 1
     ===========  ==================================================================  =====
 
     Args:
-        temperature: of that softmax, which tells a few cells from hundreds. At 1 the log-odds have
-            to grow first, and the tension `exploit` did it by falling to 0.05 at once, whatever
-            was asked.
         accuracy_every: batches between two looks at the accuracy, which cost a forward pass.
 
     Raises:
-        ValueError: `temperature` is not positive, or `accuracy_every` below one.
+        ValueError: `accuracy_every` is below one.
 
     Source: S. Jain, S. Wiegreffe, Y. Pinter, B. Wallace, "Learning to Faithfully Rationalize by
     Construction", ACL 2020, section 4 (a selector taught by the saliency of a support model).
     Departures: soft shares instead of thresholded labels; the answering model stays as it is.
     """
 
-    def __init__(self, temperature: float = 0.25, accuracy_every: int = 10) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}; expected a number above 0.")
+    def __init__(self, accuracy_every: int = 10) -> None:
         if accuracy_every < 1:
             raise ValueError(f"accuracy_every={accuracy_every}; expected 1 or more.")
-        self.temperature, self.accuracy_every = temperature, accuracy_every
+        self.accuracy_every = accuracy_every
         self.batches = 0
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
@@ -127,16 +123,17 @@ class AttributionDistillation:
         for question in asked:
             columns = visual_BL[question.row].nonzero()[:, 0]
             shares = shares_BTL[question.row, question.turn, columns]
-            logits = torch.cat([x.flatten() for x in question.relevance_logits])
-            losses.append(divergence(shares, logits / self.temperature))
-            kept = self._chosen(model, question)
+            logits = torch.cat([image.logits.flatten() for image in question.found])
+            temperature = model.arr_coc.allocator.temperature
+            losses.append(divergence(shares, logits / temperature))
+            kept = keep_top(logits, token_count(model.budget, len(logits)))
             keep_BTL[question.row, question.turn, columns[kept]] = True
             covered.append(shares[kept].sum())
             counts.append(len(kept))
         logs = {
             "covered": torch.stack(covered).mean(),
             "kept": torch.tensor(counts, dtype=torch.float32).mean(),
-            **mean_tensions([t for question in asked for t in question.tensions]),
+            **mean_tensions([image.tensions for question in asked for image in question.found]),
         }
         if self.batches % self.accuracy_every == 0:
             hidden = visual_BL[:, None] & ~keep_BTL
@@ -155,13 +152,6 @@ class AttributionDistillation:
                 inputs["input_ids"], inputs["attention_mask"], model.backbone.config.image_token_id
             )
         return packed
-
-    def _chosen(self, model: ArrCocQwen3VL, question: Asked) -> Tensor:
-        """Which of a row's cells the model would keep, counted through all of its images."""
-        maps = [logits.detach() for logits in question.relevance_logits]
-        allocations = model.arr_coc.allocator(maps, question.tensions, None)
-        offsets = torch.tensor([0, *(x.numel() for x in maps)]).cumsum(0)
-        return torch.cat([a.cells + o for a, o in zip(allocations, offsets.tolist(), strict=False)])
 
 
 class SoftGates:

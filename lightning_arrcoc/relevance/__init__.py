@@ -6,7 +6,7 @@ perspectival, participatory), ``T`` tensions (exploit, compress, focus).
 A cell is one merged token of Qwen3-VL: 32 x 32 pixels of the resized image.
 """
 
-from lightning_arrcoc.relevance.allocation import Allocation, TokenAllocator
+from lightning_arrcoc.relevance.allocation import Allocation, ImageRelevance, TokenAllocator
 from lightning_arrcoc.relevance.balancing import AdaptiveTensions, FixedTensions
 from lightning_arrcoc.relevance.knowing import Knowing
 from lightning_arrcoc.relevance.realizer import (
@@ -22,6 +22,7 @@ __all__ = [
     "AdaptiveTensions",
     "Allocation",
     "FixedTensions",
+    "ImageRelevance",
     "Knowing",
     "Previous",
     "Realization",

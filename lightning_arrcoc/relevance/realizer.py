@@ -8,10 +8,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from lightning_arrcoc.relevance.allocation import TokenAllocator
+from lightning_arrcoc.relevance.allocation import ImageRelevance, TokenAllocator
 from lightning_arrcoc.relevance.balancing import AdaptiveTensions, balance
-from lightning_arrcoc.relevance.knowing import Knowing
+from lightning_arrcoc.relevance.knowing import Knowing, standardised
 from lightning_arrcoc.relevance.textures import Previous, TextureGenerator
+
+LOOKLESS = ("place", "previous")  # groups of channels
 
 
 class Realization(NamedTuple):
@@ -22,6 +24,8 @@ class Realization(NamedTuple):
         scores: information, perspectival, participatory ``(I, 3, H, W)`` in [0, 1].
         tensions: exploit, compress, focus ``(I, 3)`` in [0, 1], fp32.
         relevance_logit: log-odds of the relevance ``(I, H, W)``, fp32.
+        looks: what cells are told apart by when look-alikes are looked for ``(I, D, H, W)``; None
+            where nothing is known of that.
         seen: what the next frame or turn is told as `previous`; None where nothing is remembered.
     """
 
@@ -29,12 +33,18 @@ class Realization(NamedTuple):
     scores: Tensor
     tensions: Tensor
     relevance_logit: Tensor
+    looks: Tensor | None = None
     seen: Previous | None = None
 
     @property
     def relevance(self) -> Tensor:
         """``(I, H, W)`` in [0, 1]."""
         return self.relevance_logit.sigmoid()
+
+    def image(self, index: int) -> ImageRelevance:
+        """What the allocator needs to know of one image."""
+        looks = None if self.looks is None else self.looks[index]
+        return ImageRelevance(self.relevance_logit[index], self.tensions[index], looks)
 
 
 class Selector(Protocol):
@@ -87,6 +97,9 @@ class RelevanceRealizer(nn.Module):
         self.balancer = balancer
         self.allocator = allocator
         self.query_blind = query_blind
+        # A cell looks as it does wherever it stands, and whatever was there before.
+        channels = getattr(texture, "channels", ())
+        self.looks = [i for i, row in enumerate(channels) if row.group not in LOOKLESS]
         self.null_query = nn.Parameter(torch.randn(query_dim))
 
     # Private by name, but the one place that every cast passes through (to, half, bfloat16).
@@ -134,7 +147,8 @@ class RelevanceRealizer(nn.Module):
         tensions_IT = self.balancer(logits_ISHW, textures_ICHW, query_ILD, mask_IL)
         heard = getattr(self.knowing, "scorers", Knowing.NAMES)
         relevance_IHW = balance(logits_ISHW, tensions_IT, heard)
-        found = Realization(textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, relevance_IHW)
+        looks = standardised(textures_ICHW.float())[:, self.looks] if self.looks else None
+        found = Realization(textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, relevance_IHW, looks)
         if not isinstance(self.texture, TextureGenerator):
             return found
         seen = self.texture.remember(images_I3hw, textures_ICHW, found.relevance)
@@ -189,7 +203,7 @@ def build_realizer(
         texture: None takes the core channels.
         knowing: a module, or what makes one from `query_dim` and the texture's `channels` table.
         balancer: a module, or what makes one from `query_dim` and the number of `channels`.
-        allocator: None takes a top-K allocator with its default budget.
+        allocator: None takes the default one.
         query_blind: do not hear the question.
     """
     texture = texture or TextureGenerator()

@@ -21,6 +21,7 @@ from lightning_arrcoc.relevance import (
 )
 from lightning_arrcoc.relevance.allocation import check_budget
 from lightning_arrcoc.vlm.chat import ChatProcessor
+from lightning_arrcoc.vlm.covering import cell_counts, covered_cells
 from lightning_arrcoc.vlm.loading import (
     load_backbone,
     locate,
@@ -29,6 +30,7 @@ from lightning_arrcoc.vlm.loading import (
 )
 from lightning_arrcoc.vlm.outputs import GENERATED, ArrCocGeneration, ArrCocOutput, with_choice
 from lightning_arrcoc.vlm.packing import PADDING
+from lightning_arrcoc.vlm.patches import PixelScale
 from lightning_arrcoc.vlm.selection import (
     Asked,
     Selection,
@@ -37,14 +39,13 @@ from lightning_arrcoc.vlm.selection import (
     end_tokens,
     select_tokens,
 )
-from lightning_arrcoc.vlm.sequence import PrunedSequence, biased_causal_mask, prune_sequence
-from lightning_arrcoc.vlm.vision import (
-    PixelScale,
-    cell_counts,
-    encode_after,
-    encode_all,
-    encode_before,
+from lightning_arrcoc.vlm.sequence import (
+    PrunedSequence,
+    biased_causal_mask,
+    centred,
+    prune_sequence,
 )
+from lightning_arrcoc.vlm.vision import encode_after, encode_all, encode_before
 
 Select = Literal["before_vision", "after_vision"]
 
@@ -221,10 +222,10 @@ class ArrCocQwen3VL(nn.Module):
         )
         chosen = self._choose(batch, selector, budget)
         if soft_sharpness is None:
-            sequence = self._prune(batch, chosen.keep_BL, labels)
+            sequence = self._prune(batch, labels, chosen)
             inputs = sequence.model_inputs() | self._features(batch, chosen, straight_through)
         else:
-            sequence = self._prune(batch, attention_mask.bool(), labels)
+            sequence = self._prune(batch, labels)
             inputs = sequence.model_inputs() | self._all_features(batch)
             inputs["attention_mask"] = self._soft_mask(sequence, chosen, soft_sharpness)
         output = self.backbone(**inputs, labels=sequence.labels, **kwargs)
@@ -293,7 +294,7 @@ class ArrCocQwen3VL(nn.Module):
             )  # fmt: skip
             chosen = self._choose(batch, selector, budget)
             allocations, seen = chosen.allocations, chosen.seen
-            inputs = self._prune(batch, chosen.keep_BL, None).model_inputs()
+            inputs = self._prune(batch, None, chosen).model_inputs()
             inputs |= self._features(batch, chosen, straight_through=False)
         else:
             self._refuse_lost_images(input_ids, attention_mask, pixel_values, image_grid_thw)
@@ -336,13 +337,10 @@ class ArrCocQwen3VL(nn.Module):
         encode = encode_before if self.select == "before_vision" else encode_after
         tokens = encode(self._visual, batch.patches, batch.grid_thw, chosen.allocations)
         if straight_through:
-            relevance = [
-                logits.sigmoid().flatten()[allocation.cells]
-                for logits, allocation in zip(
-                    chosen.relevance_logits, chosen.allocations, strict=True
-                )
-            ]
-            gate = torch.cat(relevance)
+            merge = self._visual.spatial_merge_size
+            covered = covered_cells(batch.grid_thw, merge, chosen.allocations)
+            relevance_N = torch.cat([x.sigmoid().flatten() for x in chosen.relevance_logits])
+            gate = covered.mean(relevance_N[:, None])[:, 0]
             tokens = tokens.gated(1 + (gate - gate.detach()))  # exactly one, with a gradient
         counts = [len(allocation.levels) for allocation in chosen.allocations]
         return {"mm_encoder_outputs": tokens.as_encoder_output(counts)}
@@ -353,7 +351,10 @@ class ArrCocQwen3VL(nn.Module):
         counts = cell_counts(batch.grid_thw, self._visual.spatial_merge_size)
         return {"mm_encoder_outputs": tokens.as_encoder_output(counts)}
 
-    def _prune(self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None) -> PrunedSequence:
+    def _prune(
+        self, batch: VisualBatch, labels: Tensor | None, chosen: Selection | None = None
+    ) -> PrunedSequence:
+        """The sequence with the chosen tokens; with all of them where nothing was chosen."""
         visual = (batch.input_ids == self.backbone.config.image_token_id) & (
             batch.attention_mask.bool()
         )
@@ -363,6 +364,10 @@ class ArrCocQwen3VL(nn.Module):
             image_grid_thw=batch.grid_thw,
             attention_mask=batch.attention_mask,
         )
+        keep_BL = batch.attention_mask.bool()
+        if chosen is not None:
+            keep_BL = chosen.keep_BL
+            positions_3BL = centred(positions_3BL, keep_BL & visual, chosen.allocations)
         return prune_sequence(
             batch.input_ids,
             keep_BL,

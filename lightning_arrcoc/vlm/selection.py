@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from lightning_arrcoc.relevance import Allocation, Previous, RelevanceRealizer, Selector
+from lightning_arrcoc.relevance import (
+    Allocation,
+    ImageRelevance,
+    Previous,
+    RelevanceRealizer,
+    Selector,
+)
+from lightning_arrcoc.vlm.covering import cell_counts, first_cells
 from lightning_arrcoc.vlm.packing import SHARED
+from lightning_arrcoc.vlm.patches import PixelScale, fold_patches
 from lightning_arrcoc.vlm.previous import check_previous, previous_of
 from lightning_arrcoc.vlm.sequence import find_question
-from lightning_arrcoc.vlm.vision import PixelScale, cell_counts, fold_patches, packed_cells
 
 
 class VisualBatch(NamedTuple):
@@ -60,14 +67,12 @@ class Asked(NamedTuple):
 
     Attributes:
         row, turn: both counted from 0.
-        relevance_logits: the map ``(H, W)`` of each image, in log-odds.
-        tensions: ``(T,)`` for each image.
+        found: what is relevant in each image, for the allocator.
     """
 
     row: int
     turn: int
-    relevance_logits: list[Tensor]
-    tensions: list[Tensor]
+    found: list[ImageRelevance]
 
 
 def select_tokens(
@@ -104,19 +109,18 @@ def select_tokens(
             batch.input_ids, batch.attention_mask, config.image_token_id, end_tokens(backbone)
         )
     query_BLD, mask_BL = _closed_up(backbone, batch.input_ids, mask_BL)
-    logits, tensions, seen = _ask(
+    found, seen = _ask(
         selector, batch, list(range(len(owners))), query_BLD[owners], mask_BL[owners], merge, scale
     )
     allocations: list[Allocation] = []
     for row in sorted(set(owners)):
-        mine = [i for i, owner in enumerate(owners) if owner == row]
-        allocations += selector.allocator(
-            [logits[i] for i in mine], [tensions[i] for i in mine], budget
-        )
+        mine = [found[i] for i, owner in enumerate(owners) if owner == row]
+        allocations += selector.allocator(mine, budget)
     kept = torch.zeros(int(visual_BL.sum()), dtype=torch.bool, device=visual_BL.device)
-    kept[packed_cells(batch.grid_thw, merge, allocations)] = True
+    kept[first_cells(batch.grid_thw, merge, allocations)] = True
     keep_BL = batch.attention_mask.bool().masked_scatter(visual_BL, kept)
-    return Selection(allocations, logits, visual_BL, keep_BL, seen)
+    maps = [image.logits for image in found]
+    return Selection(allocations, maps, visual_BL, keep_BL, seen)
 
 
 def ask_turns(
@@ -148,7 +152,7 @@ def ask_turns(
     visual_BL = (batch.input_ids == backbone.config.image_token_id) & (turns_BL == SHARED)
     owners = image_owners(visual_BL, cell_counts(batch.grid_thw, merge))
     asked = [
-        Asked(row, turn, [], [])
+        Asked(row, turn, [])
         for row in sorted(set(owners))
         for turn in range(int(turns_BL[row].max()))
     ]
@@ -162,10 +166,9 @@ def ask_turns(
     questions, images = [q for q, _ in pairs], [i for _, i in pairs]
     textures = batch.textures or _measured(realizer, batch, merge, scale)
     batch = batch._replace(textures=textures, previous=None)
-    found = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
-    for question, logits, tensions in zip(questions, *found[:2], strict=True):
-        asked[question].relevance_logits.append(logits)
-        asked[question].tensions.append(tensions)
+    found, _ = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
+    for question, image in zip(questions, found, strict=True):
+        asked[question].found.append(image)
     return asked
 
 
@@ -177,23 +180,23 @@ def _ask(
     mask_PL: Tensor,
     merge: int,
     scale: PixelScale,
-) -> tuple[list[Tensor], list[Tensor], list[Previous | None]]:
-    """Relevance logits, tensions and what was seen, for pairs of an image and a question.
+) -> tuple[list[ImageRelevance], list[Previous | None]]:
+    """What is relevant for pairs of an image and a question, and what is remembered of it.
 
     Images of the same size are looked at together.
     """
-    logits: list[Tensor] = [torch.empty(0)] * len(images)
-    tensions: list[Tensor] = [torch.empty(0)] * len(images)
-    seen: list[Previous | None] = [None] * len(images)
+    relevance: dict[int, ImageRelevance] = {}
+    seen: dict[int, Previous | None] = {}
     for pairs in _same_size(batch.grid_thw[list(images)]):
         group = [images[p] for p in pairs]
         pixels, textures = _pixels_or_textures(batch, group, merge, scale)
         known = previous_of(batch.previous, group, pixels)
         found = selector(pixels, query_PLD[pairs], mask_PL[pairs], textures, known)
         for place, p in enumerate(pairs):
-            logits[p], tensions[p] = found.relevance_logit[place], found.tensions[place]
+            relevance[p] = found.image(place)
             seen[p] = None if found.seen is None else found.seen.image(place)
-    return logits, tensions, seen
+    order = range(len(images))
+    return [relevance[p] for p in order], [seen[p] for p in order]
 
 
 def _measured(

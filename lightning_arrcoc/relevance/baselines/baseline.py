@@ -19,7 +19,7 @@ class Baseline(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.allocator = TokenAllocator()
+        self.allocator = TokenAllocator(coarse=False)
 
     def forward(
         self,
@@ -40,7 +40,7 @@ class Baseline(nn.Module, ABC):
         logits = self.relevance_logit(len(query_ILD), rows, columns, images_I3hw)
         logits = logits.to(query_ILD.device)
         maps = logits[:, None]
-        tensions = logits.new_full((len(logits), 3), 0.5)
+        tensions = logits.new_tensor([0.5, 0.0, 1.0]).expand(len(logits), -1)
         return Realization(maps, maps.sigmoid().expand(-1, 3, -1, -1), tensions, logits)
 
     @abstractmethod
