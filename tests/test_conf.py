@@ -382,6 +382,13 @@ def test_textures_can_be_single_channels(ablated: Callable[..., RelevanceRealize
     assert first.shape == (256, 3)
 
 
+def test_tokens_can_be_single_cells_alone(ablated: Callable[..., RelevanceRealizer]) -> None:
+    assert not ablated("model.arr_coc.allocator.coarse=false").allocator.coarse
+    whole = ablated("model.budget=0.3").allocator
+    assert whole.coarse
+    assert whole.num_positions == 0.3
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

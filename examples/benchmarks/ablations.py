@@ -24,6 +24,7 @@ from measuring import (
     COLUMNS,
     FULL,
     Canvas,
+    Spread,
     figures,
     full,
     in_words,
@@ -37,6 +38,8 @@ from measuring import (
 )
 from rich.console import Console
 
+Figures = dict[tuple[str, float], list[dict[str, float]]]  # variant and budget -> of each seed
+CANVAS = Canvas(384, 384, 8)
 WHOLE = "whole"
 VARIANTS: dict[str, list[str]] = {
     WHOLE: [],
@@ -46,6 +49,7 @@ VARIANTS: dict[str, list[str]] = {
     "no-perspectival": ["model.arr_coc.knowing.scorers=[information,participatory]"],
     "no-participatory": ["model.arr_coc.knowing.scorers=[information,perspectival]"],
     "rgb-only": ["model.arr_coc.texture.channels=[red,green,blue]"],
+    "top-k-only": ["model.arr_coc.allocator.coarse=false"],
 }
 
 
@@ -73,52 +77,56 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     arguments = parsed()
     torch.set_num_threads(1)
-    canvas = Canvas(384, 384, 8)
-    samples = canvas.samples(arguments.questions)
     variants = list(dict.fromkeys([WHOLE, *arguments.variants]))
-    # Variant and budget -> the figures of each seed.
-    found: dict[tuple[str, float], list[dict[str, float]]] = {}
+    found = measured(arguments, variants)
+    rows = {key: spread(runs) for key, runs in found.items()}
+    apart = {key: apart_from_whole(found, key) for key in found if key[0] != FULL}
+    console = Console(width=120)
+    console.print(
+        f"{arguments.questions} test canvases of {CANVAS}, {arguments.seeds} seeds; {machine()}"
+    )
+    for budget in arguments.budgets:
+        cells = {FULL: [*written(rows[FULL, 1.0]), ""]}
+        for variant in variants:
+            gap = in_words(apart[variant, budget][ALL_READ_OFF], "+")
+            cells[variant] = [*written(rows[variant, budget]), "" if variant == WHOLE else gap]
+        header = ("variant", *COLUMNS, f"{ALL_READ_OFF} - {WHOLE}")
+        console.print(table(f"{budget:.0%} of the tokens", header, cells))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report(arguments, rows, apart), indent=1))
+
+
+def measured(arguments: argparse.Namespace, variants: list[str]) -> Figures:
+    """Every variant, trained with every seed and asked at every budget."""
+    samples = CANVAS.samples(arguments.questions)
+    found: Figures = {}
     kept = nullcontext(arguments.runs) if arguments.runs else tempfile.TemporaryDirectory()
     with kept as folder:
         for seed in range(arguments.seeds):
             for variant in variants:
                 run = Path(folder).absolute() / variant / str(seed)
-                words = [*VARIANTS[variant], *arguments.overrides]
-                model = load(train(run, seed, words))
+                model = load(train(run, seed, [*VARIANTS[variant], *arguments.overrides]))
                 players = [(FULL, 1.0, full)] if not found else []
                 players += [(variant, b, with_selector(None)) for b in arguments.budgets]
                 for key, answers in measure(model, samples, arguments.batch, players).items():
                     found.setdefault(key, []).append(figures(answers))
-    rows = {key: spread(runs) for key, runs in found.items()}
-    apart = {key: apart_from_whole(found, key) for key in found if key[0] != FULL}
-    console = Console(width=120)
-    console.print(
-        f"{arguments.questions} test canvases of {canvas}, {arguments.seeds} seeds; {machine()}"
-    )
-    for budget in arguments.budgets:
-        cells = {FULL: [*(in_words(rows[FULL, 1.0][key]) for key in COLUMNS), ""]}
-        for variant in variants:
-            row, gap = rows[variant, budget], apart[variant, budget][ALL_READ_OFF]
-            words = "" if variant == WHOLE else in_words(gap, "+")
-            cells[variant] = [*(in_words(row[key]) for key in COLUMNS), words]
-        title = f"{budget:.0%} of the tokens"
-        console.print(table(title, ("variant", *COLUMNS, f"{ALL_READ_OFF} - {WHOLE}"), cells))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report(arguments, canvas, rows, apart), indent=1))
+    return found
 
 
-def apart_from_whole(
-    found: dict[tuple[str, float], list[dict[str, float]]], key: tuple[str, float]
-) -> dict[str, dict[str, float]]:
+def apart_from_whole(found: Figures, key: tuple[str, float]) -> Spread:
     """A variant's figures less the whole model's of the same seed, spread over seeds."""
     pairs = zip(found[key], found[WHOLE, key[1]], strict=True)
     return spread([{c: one[c] - whole[c] for c in COLUMNS if c in one} for one, whole in pairs])
 
 
-def report(arguments: argparse.Namespace, canvas: Canvas, rows: Any, apart: Any) -> dict[str, Any]:
+def written(row: Spread) -> list[str]:
+    return [in_words(row[key]) if key in row else "" for key in COLUMNS]
+
+
+def report(arguments: argparse.Namespace, rows: Any, apart: Any) -> dict[str, Any]:
     return {
         "machine": machine(), "questions": arguments.questions, "seeds": arguments.seeds,
-        "canvas": canvas[:2], "digits": canvas.digits, "overrides": arguments.overrides,
+        "canvas": CANVAS[:2], "digits": CANVAS.digits, "overrides": arguments.overrides,
         "results": [
             {
                 "variant": variant, "budget": budget, "overrides": VARIANTS.get(variant, []),

@@ -96,10 +96,10 @@ class RelevanceRealizer(nn.Module):
         self.knowing = knowing
         self.balancer = balancer
         self.allocator = allocator
+        self.query_blind = query_blind
         # A cell looks as it does wherever it stands, and whatever was there before.
         channels = getattr(texture, "channels", ())
         self.looks = [i for i, row in enumerate(channels) if row.group not in LOOKLESS]
-        self.query_blind = query_blind
         self.null_query = nn.Parameter(torch.randn(query_dim))
 
     # Private by name, but the one place that every cast passes through (to, half, bfloat16).
@@ -146,13 +146,9 @@ class RelevanceRealizer(nn.Module):
         logits_ISHW = self.knowing(textures_ICHW.float(), query_ILD, mask_IL).float()
         tensions_IT = self.balancer(logits_ISHW, textures_ICHW, query_ILD, mask_IL)
         heard = getattr(self.knowing, "scorers", Knowing.NAMES)
-        found = Realization(
-            textures_ICHW,
-            logits_ISHW.sigmoid(),
-            tensions_IT,
-            balance(logits_ISHW, tensions_IT, heard),
-            standardised(textures_ICHW.float())[:, self.looks] if self.looks else None,
-        )
+        relevance_IHW = balance(logits_ISHW, tensions_IT, heard)
+        looks = standardised(textures_ICHW.float())[:, self.looks] if self.looks else None
+        found = Realization(textures_ICHW, logits_ISHW.sigmoid(), tensions_IT, relevance_IHW, looks)
         if not isinstance(self.texture, TextureGenerator):
             return found
         seen = self.texture.remember(images_I3hw, textures_ICHW, found.relevance)

@@ -119,7 +119,8 @@ def select_tokens(
     kept = torch.zeros(int(visual_BL.sum()), dtype=torch.bool, device=visual_BL.device)
     kept[first_cells(batch.grid_thw, merge, allocations)] = True
     keep_BL = batch.attention_mask.bool().masked_scatter(visual_BL, kept)
-    return Selection(allocations, [image.logits for image in found], visual_BL, keep_BL, seen)
+    maps = [image.logits for image in found]
+    return Selection(allocations, maps, visual_BL, keep_BL, seen)
 
 
 def ask_turns(
@@ -165,8 +166,8 @@ def ask_turns(
     questions, images = [q for q, _ in pairs], [i for _, i in pairs]
     textures = batch.textures or _measured(realizer, batch, merge, scale)
     batch = batch._replace(textures=textures, previous=None)
-    found = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
-    for question, image in zip(questions, found[0], strict=True):
+    found, _ = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
+    for question, image in zip(questions, found, strict=True):
         asked[question].found.append(image)
     return asked
 
@@ -180,12 +181,12 @@ def _ask(
     merge: int,
     scale: PixelScale,
 ) -> tuple[list[ImageRelevance], list[Previous | None]]:
-    """What is relevant for pairs of an image and a question, and what was seen.
+    """What is relevant for pairs of an image and a question, and what is remembered of it.
 
     Images of the same size are looked at together.
     """
     relevance: dict[int, ImageRelevance] = {}
-    seen: list[Previous | None] = [None] * len(images)
+    seen: dict[int, Previous | None] = {}
     for pairs in _same_size(batch.grid_thw[list(images)]):
         group = [images[p] for p in pairs]
         pixels, textures = _pixels_or_textures(batch, group, merge, scale)
@@ -194,7 +195,8 @@ def _ask(
         for place, p in enumerate(pairs):
             relevance[p] = found.image(place)
             seen[p] = None if found.seen is None else found.seen.image(place)
-    return [relevance[p] for p in range(len(images))], seen
+    order = range(len(images))
+    return [relevance[p] for p in order], [seen[p] for p in order]
 
 
 def _measured(

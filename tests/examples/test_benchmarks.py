@@ -102,7 +102,7 @@ def short_run(measuring: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 def test_every_variant_is_a_change_of_the_configuration_alone(ablations: ModuleType) -> None:
     assert list(ablations.VARIANTS) == [
         "whole", "no-query", "fixed-tensions", "no-information", "no-perspectival",
-        "no-participatory", "rgb-only",
+        "no-participatory", "rgb-only", "top-k-only",
     ]  # fmt: skip
     for name, words in ablations.VARIANTS.items():
         assert bool(words) == (name != "whole")

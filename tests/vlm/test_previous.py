@@ -175,7 +175,7 @@ def test_packed_turns_are_told_too(model: ArrCocQwen3VL) -> None:
     found = textures_of(model, model.ask_turns, **batch, previous=seen)
     assert all(textures[MOTION].any() for textures in found)
     plain, told = model.ask_turns(**batch), model.ask_turns(**batch, previous=seen)
-    assert not torch.equal(plain[0].relevance_logits[0], told[0].relevance_logits[0])
+    assert not torch.equal(plain[0].found[0].logits, told[0].found[0].logits)
 
 
 @pytest.mark.parametrize("objective", [AttributionDistillation(), SoftGates()])
