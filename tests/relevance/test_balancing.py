@@ -231,3 +231,12 @@ def test_a_neighbour_in_the_batch_changes_no_relevance():
     together = balance(logits, tensions)
     for i in range(3):
         assert balance(logits[i : i + 1], tensions[i : i + 1])[0].equal(together[i])
+
+
+def test_adaptive_tensions_start_where_they_are_told() -> None:
+    balancer = AdaptiveTensions(6, 4, exploit=0.3, compress=0.8, focus=1.0)
+    context = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 4, 5), torch.rand(2, 7, 6), torch.ones(2, 7)
+    tensions = balancer(*context[:3], context[3].bool())
+    torch.testing.assert_close(tensions, torch.tensor([[0.3, 0.8, 0.99]]).expand(2, -1))
+    with pytest.raises(ValueError, match=r"compress=1.5; a tension lies in 0 to 1"):
+        AdaptiveTensions(6, 4, compress=1.5)
