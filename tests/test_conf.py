@@ -28,6 +28,7 @@ from lightning_arrcoc.cli import COMMANDS
 from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.data.sample import Sample
 from lightning_arrcoc.relevance import FixedTensions, RelevanceRealizer
+from lightning_arrcoc.relevance.balancing import START
 from lightning_arrcoc.targets import build, check_config
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
 from lightning_arrcoc.vlm.lora import lora_settings
@@ -356,7 +357,7 @@ def test_the_question_can_be_silenced(ablated: Callable[..., RelevanceRealizer])
 def test_tensions_can_be_fixed_at_values(ablated: Callable[..., RelevanceRealizer]) -> None:
     balancer = ablated("model/arr_coc/balancer=fixed").balancer
     assert isinstance(balancer, FixedTensions)
-    assert balancer.values.tolist() == [0.5, 0.5, 0.5]
+    assert balancer.values.tolist() == pytest.approx(START)
     chosen = ablated(
         "model/arr_coc/balancer=fixed",
         "model.arr_coc.balancer.exploit=0.75",

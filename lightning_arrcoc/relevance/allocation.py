@@ -77,10 +77,10 @@ class TokenAllocator(nn.Module):
 
     A cell is worth its share of the relevance: the softmax of ``logits / temperature`` over all
     cells of the sample (`worths`), less where it looks like a cell of more relevance (by the
-    tension focus, see `unlike`). With levels, a token of 2x2 cells is worth `compress` times what
-    they are worth, one of 4x4 its square; the tokens that are worth most together are chosen
-    (`split_regions`). So compress at 0 keeps the most relevant cells, and at 1 it shrinks the
-    image as far as the budget demands.
+    tension focus, see `unlike`). With levels, a token of 2x2 cells is worth up to `compress` times
+    what they are worth, one of 4x4 up to its square; the tokens that are worth most together are
+    chosen (`split_regions`). So compress at 0 keeps the most relevant cells, and at 1 it shrinks
+    the image as far as the budget demands.
 
     Args:
         num_positions: tokens for one sample: a number, or as a float in (0, 1] a share of its

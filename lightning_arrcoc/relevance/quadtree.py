@@ -1,8 +1,10 @@
 """How a budget is spent on a quadtree: few tokens for much ground, or many for little.
 
 A region is 4x4 cells. It can be one token (level 2), four quadrants, or dropped; a quadrant is one
-token (level 1), up to four cells (level 0), or dropped. A token of level l is worth ``worth**l`` of
-what its cells are worth. Regions and quadrants at the margin hold the cells that exist.
+token (level 1), up to four cells (level 0), or dropped. A token of level l is worth ``compress**l``
+of what its cells are worth, and of none more than ``compress / (1 - compress)`` times the mean:
+what is more relevant than that needs its detail. Regions and quadrants at the margin hold the cells
+that exist.
 
 Arrays here end in ``R`` regions, ``Q`` quadrants of a region, ``4`` cells of a quadrant and ``K``
 numbers of tokens from 0 up; values are fp64, because shares span many orders of magnitude.
@@ -22,7 +24,7 @@ ABSENT = -1e18  # value of what cannot be chosen; finite, because infinities sub
 
 
 def split_regions(
-    values_HW: Sequence[Tensor], worths: Sequence[float], tokens: int
+    values_HW: Sequence[Tensor], compress: Sequence[float], tokens: int
 ) -> list[Tensor]:
     """Choose tokens on all three levels for the images of one sample.
 
@@ -33,7 +35,7 @@ def split_regions(
 
     Args:
         values_HW: what each cell is worth, not negative.
-        worths: for each image what one level costs, 0 (coarse tokens are worth nothing) to 1.
+        compress: for each image 0 (coarse tokens are worth nothing) to 1 (as much as single cells).
         tokens: how many to choose, 1 to the number of all cells.
 
     Returns:
@@ -48,9 +50,11 @@ def split_regions(
     """
     cells_RQ4 = torch.cat([_into_regions(values) for values in values_HW])
     counts = [-(-v.shape[0] // REGION) * -(-v.shape[1] // REGION) for v in values_HW]
-    worth_R = cells_RQ4.new_tensor(worths).repeat_interleave(torch.tensor(counts))
+    worth_R = cells_RQ4.new_tensor(compress).repeat_interleave(torch.tensor(counts))
     real_RQ4 = cells_RQ4 > ABSENT / 2
-    sums_RQ = torch.where(real_RQ4, cells_RQ4, 0).sum(-1)
+    most_R = worth_R / (1 - worth_R) * cells_RQ4[real_RQ4].mean()
+    carried_RQ4 = cells_RQ4.minimum(most_R[:, None, None])
+    sums_RQ = torch.where(real_RQ4, carried_RQ4, 0).sum(-1)
     order_RQ4 = cells_RQ4.argsort(dim=-1, descending=True, stable=True)
     by_cells_RQK = F.pad(cells_RQ4.gather(-1, order_RQ4).cumsum(-1), (1, 0))
     # A single cell is that cell, at no loss.

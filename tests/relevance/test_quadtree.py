@@ -24,13 +24,20 @@ def problems(draw):
     return values, worths, draw(st.integers(1, sum(v.numel() for v in values)))
 
 
+def most_of_a_cell(values, worth):
+    """What a coarse token carries of one cell at most."""
+    mean = float(torch.cat([value.flatten() for value in values]).mean())
+    return worth / (1 - worth) * mean if worth < 1 else float("inf")
+
+
 def worth_of(levels, values, worths):
     total = 0.0
     for level_map, value, worth in zip(levels, values, worths, strict=True):
+        most = most_of_a_cell(values, worth)
         for row, column in (level_map != DROPPED).nonzero().tolist():
             level = int(level_map[row, column])
-            size = 2**level
-            total += worth**level * float(value[row : row + size, column : column + size].sum())
+            part = value[row : row + 2**level, column : column + 2**level]
+            total += worth**level * float((part.clamp(max=most) if level else part).sum())
     return total
 
 
@@ -38,15 +45,16 @@ def best_worth(values, worths, tokens):
     """The same by plain recursion and an exact knapsack over regions."""
     best = [0.0]
     for value, worth in zip(values, worths, strict=True):
+        most = most_of_a_cell(values, worth)
         for top in range(0, value.shape[0], REGION):
             for left in range(0, value.shape[1], REGION):
                 region = value[top : top + REGION, left : left + REGION].tolist()
-                best = joined(best, offers(tuple(map(tuple, region)), 2, worth))
+                best = joined(best, offers(tuple(map(tuple, region)), 2, worth, most))
     return best[tokens]
 
 
 @cache
-def offers(cells, level, worth):
+def offers(cells, level, worth, most):
     """Best worth of a node for each number of tokens."""
     if level == 0:
         return [0.0, cells[0][0]]
@@ -55,8 +63,8 @@ def offers(cells, level, worth):
     for rows in (cells[:half], cells[half:]):
         for part in (tuple(r[:half] for r in rows), tuple(r[half:] for r in rows)):
             if part and part[0]:
-                best = joined(best, offers(part, level - 1, worth))
-    best[1] = max(best[1], worth**level * sum(map(sum, cells)))
+                best = joined(best, offers(part, level - 1, worth, most))
+    best[1] = max(best[1], worth**level * sum(min(cell, most) for row in cells for cell in row))
     return best
 
 
@@ -120,3 +128,14 @@ def test_splits_begin_where_values_are_highest():
     (level,) = split_regions([values], [0.9], 7)
     tokens_by_region = (level != DROPPED).view(2, 4, 2, 4).sum((1, 3))
     assert tokens_by_region.tolist() == [[1, 1], [4, 1]]
+
+
+def test_a_coarse_token_carries_little_of_a_cell_that_needs_its_detail():
+    """Two regions of equal worth: what is spread evenly is merged, what is concentrated is not."""
+    values = torch.zeros(4, 8, dtype=torch.float64)
+    values[:, :4] = 1 / 16
+    values[1, 5] = 0.5
+    values[2, 6] = 0.5
+    (level,) = split_regions([values], [0.6], 3)
+    assert level[0, 0] == 2
+    assert (level[1, 5], level[2, 6]) == (0, 0)
