@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +26,17 @@ from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.memory import keep_freed_memory
 from lightning_arrcoc.module import ArrCocModule
-from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
+from lightning_arrcoc.pictures import (
+    Answered,
+    Explained,
+    Explaining,
+    draw_answers,
+    draw_explained,
+    save_figure,
+)
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
+from lightning_arrcoc.vlm.lora import has_lora, save_lora
 
 MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
 RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}
@@ -45,8 +53,13 @@ class Parts(NamedTuple):
 
 def fit(config: DictConfig) -> int:
     """Train; then compare on the test split and draw what is kept."""
+    if config.ckpt is not None and config.weights is not None:
+        raise ValueError("ckpt= goes on with a run, weights= begins a new one; name one of them.")
     checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt, RESUMED)
+    weights = None if config.weights is None else existing_checkpoint(config.weights)
     parts = assemble(config)
+    if weights is not None:
+        parts.module.start_from(torch.load(weights, map_location="cpu", weights_only=True))
     say(parts.trainer, trained_words(parts.module))
     parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not config.trainer.get("fast_dev_run"):
@@ -54,6 +67,8 @@ def fit(config: DictConfig) -> int:
         # Saved with all that a resumed run needs; loading is always with weights_only=True.
         last = parts.folder / "checkpoints" / "last.ckpt"
         parts.trainer.save_checkpoint(last, weights_only=False)
+        if has_lora(parts.module.model.backbone) and parts.trainer.is_global_zero:
+            save_lora(parts.module.model.backbone, last.parent / "adapter")
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
         compare(parts, config)
     return 0
@@ -90,13 +105,14 @@ def predict(config: DictConfig) -> int:
             "split."
         )
     if config.image is None:
-        return predict_split(assemble(config), checkpoint)
+        return predict_split(assemble(config), config, checkpoint)
     if not config.question.strip():
         raise ValueError('The question is empty; ask one: question="Which digit is red?".')
     sample = Sample((open_image(config.image),), (Turn(config.question, ""),))
     parts = assemble(config)
     refuse_several_processes(parts)
     parts.datamodule.test, parts.datamodule.num_workers = [sample], 0
+    explaining = explain_first(parts, 1) if config.explain else None
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
@@ -108,12 +124,18 @@ def predict(config: DictConfig) -> int:
     print(f"answer:  {found['answer']}")
     print(f"tokens:  {len(allocation.levels)} of {allocation.relevance.numel()}")
     print(f"picture: {picture}")
+    if explaining is not None:
+        ((explained,),) = explaining.explained
+        sheet = parts.folder / "explained.png"
+        save_figure(draw_explained(explained), sheet)
+        print(f"sheet:   {sheet}")
     return 0
 
 
-def predict_split(parts: Parts, checkpoint: str) -> int:
-    """Write an answer a line for the whole test split."""
+def predict_split(parts: Parts, config: DictConfig, checkpoint: str) -> int:
+    """Write an answer a line for the whole test split, and sheets about the first ones."""
     refuse_several_processes(parts)
+    explaining = explain_first(parts, config.explain_samples) if config.explain else None
     batches = parts.trainer.predict(
         parts.module, parts.datamodule, ckpt_path=checkpoint, weights_only=True
     )
@@ -132,7 +154,31 @@ def predict_split(parts: Parts, checkpoint: str) -> int:
     target = parts.folder / "predictions.jsonl"
     write_atomically(target, lambda file: file.write("\n".join([*lines, ""]).encode()))
     say(parts.trainer, f"{len(lines)} answers: {target}")
+    if explaining is not None:
+        folder = parts.folder / "explained"
+        say(parts.trainer, f"{write_sheets(explaining.explained, folder)} sheets: {folder}")
     return 0
+
+
+def explain_first(parts: Parts, samples: int) -> Explaining:
+    """Have the first predictions explained, those of the run itself."""
+    explaining = Explaining(parts.module.model, parts.datamodule.test or [], samples)
+    parts.trainer.callbacks.append(explaining)  # type: ignore[attr-defined]  # set out of its sight
+    return explaining
+
+
+def write_sheets(explained: Sequence[Sequence[Explained]], folder: Path) -> int:
+    """Write a sheet an image and count them.
+
+    A name begins with the line of predictions.jsonl; images of one line are told apart by -1, -2.
+    """
+    count = 0
+    for line, images in enumerate(explained, start=1):
+        for number, image in enumerate(images, start=1):
+            name = f"{line:04d}-{number}.png" if len(images) > 1 else f"{line:04d}.png"
+            save_figure(draw_explained(image), folder / name)
+            count += 1
+    return count
 
 
 def refuse_several_processes(parts: Parts) -> None:
@@ -220,8 +266,9 @@ def draw_samples(parts: Parts, count: int) -> Figure:
 def trained_words(module: ArrCocModule) -> str:
     """What is trained and how large it is."""
     everything = sum(p.numel() for p in module.model.parameters())
-    trained = sum(p.numel() for p in module.trained.parameters())
-    return f"Training {module.trains}: {trained:,} of {everything:,} parameters; the rest is frozen"
+    trained = sum(p.numel() for p in module.model.parameters() if p.requires_grad)
+    what = f"{module.trains} and LoRA" if has_lora(module.model.backbone) else module.trains
+    return f"Training {what}: {trained:,} of {everything:,} parameters; the rest is frozen"
 
 
 def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
@@ -237,7 +284,7 @@ def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
             "`python -m lightning_arrcoc fit` writes it."
         )
     if "://" in path:
-        raise ValueError(f"ckpt={path} is a URL; download it first and name the file.")
+        raise ValueError(f"{path!r} is a URL; download it first and name the file.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"No checkpoint at {path!r}; expected a file made by fit.")
     try:

@@ -31,11 +31,15 @@ OPTIONS: Mapping[str, Any] = {
     "seed": int,
     "debug": bool,
     "ckpt": str | None,
+    "weights": str | None,
     "image": str | None,
     "question": str | None,
     "picture_samples": int,
+    "explain": bool,
+    "explain_samples": int,
 }
-FREE_TEXT = ("question", "image", "ckpt", "model.backbone")
+LEAST = {"picture_samples": 0, "explain_samples": 1}
+FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone")
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
@@ -103,8 +107,9 @@ def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
     for key, expected in OPTIONS.items():
         if key in plain:
             check_type(key, plain[key], expected)
-    if plain.get("picture_samples", 0) < 0:
-        raise ValueError(f"picture_samples={plain['picture_samples']}; expected 0 or more.")
+    for key, least in LEAST.items():
+        if plain.get(key, least) < least:
+            raise ValueError(f"{key}={plain[key]}; expected {least} or more.")
     _check_hydra(hydra)
     _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
 

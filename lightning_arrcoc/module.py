@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -20,9 +21,10 @@ from lightning_arrcoc.data.collate import Batch
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
-from lightning_arrcoc.vlm.identity import backbone_identity, differences
+from lightning_arrcoc.vlm.lora import has_lora, lora_parameters, set_lora_training
+from lightning_arrcoc.weights import belongings, fitting_weights, trained_weights
 
-IDENTITY = "backbone"  # key in a checkpoint
+OBJECTIVE = "objective"  # key in a checkpoint
 ON_THE_BAR = ("accuracy", "kept")  # of what an objective logs
 
 
@@ -48,13 +50,16 @@ class ArrCocModule(pl.LightningModule):
         trains: "arr_coc", or "backbone" to train that one instead, with all tokens.
         objective: None takes `AttributionDistillation` for ARR-COC and `FullTokens` for a backbone.
         learning_rate: peak.
+        lora_learning_rate: peak for adapters inside the backbone (``model/lora``), which train with
+            ARR-COC. The default is the usual one for large models (T. Dettmers et al., "QLoRA",
+            NeurIPS 2023, appendix B).
         warmup, decay: shares of the run over which it rises to the peak at the start, and falls
             to zero along half a cosine at the end.
         weight_decay: of AdamW, on matrices only.
         contest: what a test compares; None takes the usual.
 
     Raises:
-        ValueError: `trains` is none of the two.
+        ValueError: `trains` is none of the two, or a backbone in training has adapters.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class ArrCocModule(pl.LightningModule):
         trains: Literal["arr_coc", "backbone"] = "arr_coc",
         objective: Objective | None = None,
         learning_rate: float = 5e-3,
+        lora_learning_rate: float = 2e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.03,
         decay: float = 0.6,
@@ -72,21 +78,28 @@ class ArrCocModule(pl.LightningModule):
         super().__init__()
         if trains not in ("arr_coc", "backbone"):
             raise ValueError(f"trains={trains!r}; choose 'arr_coc' or 'backbone'.")
+        if trains == "backbone" and has_lora(model.backbone):
+            raise ValueError(
+                "trains='backbone' changes every weight of the backbone, LoRA freezes them. Choose "
+                "training=arr_coc, or model/lora=none."
+            )
         self.model = model
         self.trains = trains
         usual = AttributionDistillation if trains == "arr_coc" else FullTokens
         self.objective = objective or usual()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.lora_learning_rate = lora_learning_rate
         self.warmup, self.decay = warmup, decay
         self.contest = contest or Contest()
         self.everything = Everything()
         self.val_exact_match, self.val_kept = MeanMetric(), MeanMetric()
         model.requires_grad_(False)
-        self.trained.requires_grad_(True)
+        for parameter in (*self.trained.parameters(), *lora_parameters(model.backbone).values()):
+            parameter.requires_grad_(True)
 
     @property
     def trained(self) -> torch.nn.Module:
-        """The part whose weights change and are saved."""
+        """The part whose weights change and are saved, adapters aside."""
         part: torch.nn.Module = getattr(self.model, self.trains)
         return part
 
@@ -100,6 +113,7 @@ class ArrCocModule(pl.LightningModule):
         super().train(mode)
         self.model.eval()
         self.trained.train(mode)
+        set_lora_training(self.model.backbone, mode)
         return self
 
     def forward(self, **batch: Any) -> ArrCocOutput:
@@ -108,6 +122,20 @@ class ArrCocModule(pl.LightningModule):
         return output
 
     # -------------------------------------------------------------------------------- training
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train adapters that would learn nothing.
+
+        Raises:
+            MisconfigurationException: the objective sends them no gradient.
+        """
+        reached = getattr(self.objective, "reaches_lora", False)
+        if stage == "fit" and has_lora(self.model.backbone) and not reached:
+            raise MisconfigurationException(
+                f"{type(self.objective).__name__} sends no gradient into the LoRA adapters of the "
+                "backbone, so they would stay as they are. Choose training/objective=hard or soft, "
+                "or model/lora=none."
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         lesson = self.objective(self.model, batch["inputs"], self.progress)
@@ -148,10 +176,13 @@ class ArrCocModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        adapters = list(lora_parameters(self.model.backbone).values())
+        if adapters:
+            groups.append({"params": adapters, "lr": self.lora_learning_rate})
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
         steps = self._steps
         shape = partial(rate_factor, steps=steps, warmup=self.warmup, decay=self.decay)
@@ -203,49 +234,35 @@ class ArrCocModule(pl.LightningModule):
     # ----------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was trained, under its own name, and say which backbone it belongs to."""
-        prefix = f"{self.trains}."
-        checkpoint["state_dict"] = {
-            prefix + name: value for name, value in self.trained.state_dict().items()
-        }
-        if self.trains == "arr_coc":
-            checkpoint[IDENTITY] = backbone_identity(self.model.backbone)
+        """Keep what was trained, and say which backbone it belongs to."""
+        checkpoint["state_dict"] = trained_weights(self.model, self.trains)
+        checkpoint.update(belongings(self.model, self.trains))
+        if hasattr(self.objective, "state_dict"):
+            checkpoint[OBJECTIVE] = self.objective.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the trained part into a full state, or say why it does not fit.
 
         Raises:
-            ValueError: it was trained on another backbone or has another architecture.
+            ValueError: as for `fitting_weights`.
         """
-        saved: dict[str, Tensor] = checkpoint["state_dict"]
-        prefix = f"{self.trains}."
-        expected = {prefix + name: value for name, value in self.trained.state_dict().items()}
-        wrong = [
-            f"{name}: {_shape(saved, name)} in the checkpoint, {_shape(expected, name)} here"
-            for name in sorted(saved.keys() | expected.keys())
-            if _shape(saved, name) != _shape(expected, name)
-        ]
-        if IDENTITY in checkpoint and self.trains == "arr_coc":
-            other = differences(checkpoint[IDENTITY], backbone_identity(self.model.backbone))
-            if other:
-                raise ValueError(
-                    f"The checkpoint belongs to the backbone {checkpoint[IDENTITY].get('name')!r}, "
-                    f"not to this one ({'; '.join(other[:3])}). Set model.backbone to the one it "
-                    "was trained on."
-                )
-        if wrong:
-            raise ValueError(
-                f"The checkpoint holds another architecture: {'; '.join(wrong[:3])}"
-                f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Compose the model as "
-                "it was trained (model=..., model.arr_coc=...)."
-            )
+        weights = fitting_weights(checkpoint, self.model, self.trains)
         full = self.state_dict()
-        full.update({f"model.{name}": value for name, value in saved.items()})
+        full.update({f"model.{name}": value for name, value in weights.items()})
         checkpoint["state_dict"] = full
+        if hasattr(self.objective, "load_state_dict"):
+            self.objective.load_state_dict(checkpoint.get(OBJECTIVE, {}))
 
+    def start_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take over the weights of another run, to begin a new one with them.
 
-def _shape(state: dict[str, Tensor], name: str) -> str:
-    return str(tuple(state[name].shape)) if name in state else "absent"
+        Adapters that it did not have stay fresh.
+
+        Raises:
+            ValueError: as for `fitting_weights`.
+        """
+        weights = fitting_weights(checkpoint, self.model, self.trains, fresh_lora=True)
+        self.model.load_state_dict(weights, strict=False)
 
 
 def rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:

@@ -28,6 +28,7 @@ ALLOWED = (
     "lightning_arrcoc.objectives.",
     "lightning_arrcoc.plugins.",
     "lightning_arrcoc.relevance.",
+    "lightning_arrcoc.vlm.lora.add_lora",
     "lightning.pytorch.Trainer",
     "lightning.pytorch.callbacks.",
     "lightning.pytorch.loggers.",
@@ -39,6 +40,7 @@ ALLOWED = (
 HOMES = (
     "lightning_arrcoc.contest",
     "lightning_arrcoc.module",
+    "lightning_arrcoc.vlm.lora",
     "lightning_arrcoc.vlm.qwen3_vl",
     "lightning.pytorch.trainer.trainer",
     "lightning.fabric.plugins",  # re-exported by lightning.pytorch.plugins

@@ -290,6 +290,32 @@ def test_predict_answers_about_a_picture_of_ones_own(
         assert picture.format == "PNG"
 
 
+def test_predict_explains_a_picture_of_ones_own(here: Here, checkpoint: Path, photo: Path) -> None:
+    done = here(
+        "predict", *SMALL, f"ckpt={checkpoint}", f"image={photo}", "question=Which digit is red?",
+        "explain=true",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    sheet, picture = done.written
+    assert Path(sheet).parent == Path(picture).parent
+    assert (Path(sheet).name, Path(picture).name) == ("explained.png", "prediction.png")
+    assert f"sheet:   {done.folder / sheet}" in done.out
+    with Image.open(done.folder / sheet) as drawn:
+        assert drawn.format == "PNG"
+        drawn.load()
+        assert min(drawn.size) > 800
+
+
+def test_predict_explains_the_first_of_the_test_split(here: Here, checkpoint: Path) -> None:
+    done = here("predict", *SMALL, f"ckpt={checkpoint}", "explain=true", "explain_samples=2")
+    assert done.code == 0, done.err
+    *sheets, answers = done.written
+    assert [Path(sheet).name for sheet in sheets] == ["0001.png", "0002.png"]
+    assert {Path(sheet).parent for sheet in sheets} == {Path(answers).parent / "explained"}
+    assert f"2 sheets: {done.folder / Path(sheets[0]).parent}" in done.out
+    assert len((done.folder / answers).read_text().splitlines()) == 8
+
+
 @pytest.mark.parametrize(
     "question",
     ["What's red, and where?", "Is it (really) 5 = five?", "Is $5 more than {4?", "2024", "Ünï?"],
@@ -333,7 +359,44 @@ def test_fit_resumes_from_a_checkpoint(here: Here, checkpoint: Path) -> None:
     assert steps == {3.0}, "the optimizer goes on where it stopped"
 
 
+def test_a_second_phase_begins_with_weights_and_its_adapters_are_found_again(
+    here: Here, checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    lora = "model/lora=default"
+    fitted = here(
+        "fit", *SMALL, f"weights={checkpoint}", "training/objective=hard", lora,
+        "trainer.max_steps=1", "data.batch_size=1", "data.train.turns=1", "picture_samples=0",
+        "trainer.limit_test_batches=1", "logger=none",
+    )  # fmt: skip
+    assert fitted.code == 0, fitted.err
+    assert "Training arr_coc and LoRA:" in fitted.out
+    folder = next((fitted.folder / "outputs" / "fit").iterdir()) / "checkpoints"
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
+        file.name for file in (folder / "adapter").iterdir()
+    }
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 1, "a run of its own"
+    last = f"ckpt={folder.rename(tmp_path / 'checkpoints') / 'last.ckpt'}"
+    assert here("validate", *SMALL, lora, last).code == 0
+    without = here("validate", *SMALL, last)
+    assert without.code == 2
+    assert "model/lora=default" in without.error
+
+
 # --------------------------------------------------------------------------------- bad checkpoints
+
+
+def test_a_run_goes_on_or_begins_but_not_both(here: Here, checkpoint: Path) -> None:
+    done = here("fit", *SMALL, f"ckpt={checkpoint}", f"weights={checkpoint}")
+    refused(done, "ckpt= goes on with a run, weights= begins a new one")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("nowhere.ckpt", "No checkpoint at"), ("s3://b/a.ckpt", "is a URL")]
+)
+def test_weights_that_are_not_there_are_named(path: str, words: str, here: Here) -> None:
+    refused(here("fit", f"weights={path}"), words, path)
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

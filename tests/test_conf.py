@@ -27,14 +27,15 @@ from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.cli import COMMANDS
 from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.relevance import FixedTensions, RelevanceRealizer
 from lightning_arrcoc.targets import build, check_config
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
+from lightning_arrcoc.vlm.lora import lora_settings
 
 CONF = config_dir()
 GROUPS = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-    for folder in sorted(CONF.iterdir())
-    if folder.is_dir()
+    folder.relative_to(CONF).as_posix(): sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF})
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 
@@ -71,6 +72,16 @@ def defaults(file: Path) -> list[Any]:
 def test_the_groups_hold_what_was_promised() -> None:
     promised = {
         "model": {"tiny", "qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b"},
+        "model/arr_coc/balancer": {"adaptive", "fixed"},
+        "model/lora": {"none", "default"},
+        "training/objective": {
+            "attribution",
+            "attention",
+            "soft",
+            "hard",
+            "reward",
+            "soft_to_hard",
+        },
         "data": {"digits"},
         "callbacks": {"default", "none"},
         "trainer": {"cpu", "gpu", "ddp"},
@@ -128,6 +139,14 @@ def test_a_command_composes_as_it_is(command: str, composed: Compose) -> None:
 def test_every_option_composes_for_every_command(command: str, group: str, option: str) -> None:
     choice = f"{group}={option}"
     assert check_overrides(command, [choice]) == [choice]
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_model_takes_adapters(model: str, composed: Compose) -> None:
+    config = composed("fit", f"model={model}", "model/lora=default")
+    check_config(config)
+    assert config.model.lora.rank == 8
+    assert composed("fit", f"model={model}").model.lora is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -225,6 +244,55 @@ def test_a_module_is_made_around_a_model(
     assert module.trains == option
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("attribution", "AttributionDistillation"),
+        ("attention", "AttentionDistillation"),
+        ("soft", "SoftGates"),
+        ("hard", "HardChoice"),
+        ("soft_to_hard", "SoftToHard"),
+    ],
+)
+def test_an_objective_is_made(
+    option: str, name: str, composed: Compose, backbone_folder: Path
+) -> None:
+    assert option in GROUPS["training/objective"]
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    module = build(composed("fit", f"training/objective={option}").training, model=model)
+    assert type(module.objective).__name__ == name
+
+
+def test_the_objective_is_the_one_that_python_takes_by_itself(
+    composed: Compose, backbone_folder: Path
+) -> None:
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    ours = build(composed("fit").training, model=model)
+    plain = ArrCocModule(model)
+    assert type(ours.objective) is type(plain.objective)
+    assert vars(ours.objective) == vars(plain.objective)
+
+
+def test_parts_of_an_objective_can_be_set_from_the_command_line(composed: Compose) -> None:
+    words = [
+        "training/objective=soft_to_hard",
+        "training.objective.soft.teacher_weight=0.5",
+        "training.objective.hard.budgets=[0.1,0.2]",
+        "training.lora_learning_rate=0.001",
+    ]
+    words = check_overrides("fit", words)
+    objective = build(composed("fit", *words).training.objective)
+    assert (objective.soft.teacher_weight, objective.hard.budgets) == (0.5, (0.1, 0.2))
+
+
+def test_adapters_are_made(composed: Compose, backbone_folder: Path) -> None:
+    pytest.importorskip("peft")
+    config = composed("fit", f"model.backbone={backbone_folder}", "model/lora=default").model
+    settings = lora_settings(build(config).backbone)
+    attention = ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert settings == {"rank": 8, "alpha": 16, "targets": attention}
+
+
 @pytest.mark.parametrize("option", GROUPS["model"])
 def test_a_model_points_at_its_backbone(option: str, composed: Compose) -> None:
     backbone = composed("fit", f"model={option}").model.backbone
@@ -266,6 +334,78 @@ def test_parts_of_the_model_can_be_swapped_from_the_command_line(
         "model.arr_coc.balancer._partial_=false",
     )
     assert type(build(config.model).arr_coc.balancer).__name__ == "FixedTensions"
+
+
+@pytest.fixture
+def ablated(composed: Compose, backbone_folder: Path) -> Callable[..., RelevanceRealizer]:
+    """ARR-COC as overrides on the command line make it."""
+
+    def make(*overrides: str) -> RelevanceRealizer:
+        words = check_overrides("fit", [f"model.backbone={backbone_folder}", *overrides])
+        realizer: RelevanceRealizer = build(composed("fit", *words).model).arr_coc
+        return realizer
+
+    return make
+
+
+def test_the_question_can_be_silenced(ablated: Callable[..., RelevanceRealizer]) -> None:
+    assert ablated("model.arr_coc.query_blind=true").query_blind
+    assert not ablated().query_blind
+
+
+def test_tensions_can_be_fixed_at_values(ablated: Callable[..., RelevanceRealizer]) -> None:
+    balancer = ablated("model/arr_coc/balancer=fixed").balancer
+    assert isinstance(balancer, FixedTensions)
+    assert balancer.values.tolist() == [0.5, 0.5, 0.5]
+    chosen = ablated(
+        "model/arr_coc/balancer=fixed",
+        "model.arr_coc.balancer.exploit=0.75",
+        "model.arr_coc.balancer.focus=0",
+    ).balancer
+    assert chosen.values.tolist() == [0.75, 0.5, 0.0]
+
+
+def test_a_larger_model_can_fix_its_tensions_too(composed: Compose) -> None:
+    balancer = composed("fit", "model=qwen3_vl_2b", "model/arr_coc/balancer=fixed").model.arr_coc
+    assert isinstance(build(balancer.balancer), FixedTensions)
+
+
+def test_scorers_can_be_left_out(ablated: Callable[..., RelevanceRealizer]) -> None:
+    realizer = ablated("model.arr_coc.knowing.scorers=[information,participatory]")
+    assert realizer.knowing.scorers == ("information", "participatory")
+
+
+def test_textures_can_be_single_channels(ablated: Callable[..., RelevanceRealizer]) -> None:
+    realizer = ablated("model.arr_coc.texture.channels=[red,green,blue]")
+    assert [channel.name for channel in realizer.texture.channels] == ["red", "green", "blue"]
+    first = next(realizer.knowing.info_scorer.parameters())
+    assert first.shape == (256, 3)
+
+
+def test_tokens_can_be_single_cells_alone(ablated: Callable[..., RelevanceRealizer]) -> None:
+    assert not ablated("model.arr_coc.allocator.coarse=false").allocator.coarse
+    whole = ablated("model.budget=0.3").allocator
+    assert whole.coarse
+    assert whole.num_positions == 0.3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.arr_coc.knowing.scorers=[smell]", "choose one or more of information"),
+        ("model.arr_coc.knowing.scorers=[]", "choose one or more of information"),
+        ("model.arr_coc.knowing.scorers=information", "expected Sequence"),
+        ("model.arr_coc.texture.channels=[red,smell]", "expected each once"),
+        ("model.arr_coc.texture.channels=[]", "expected each once"),
+        ("model.arr_coc.query_blind=perhaps", "expected bool"),
+        ("model/arr_coc/balancer=loose", "Could not find"),
+    ],
+)
+def test_an_ablation_that_cannot_be_is_refused(
+    ablated: Callable[..., RelevanceRealizer], override: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ablated(override)
 
 
 def test_every_target_that_ships_is_there(composed: Compose) -> None:

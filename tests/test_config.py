@@ -163,6 +163,23 @@ def test_a_value_of_the_wrong_type_names_the_key_and_the_type(override: str, exp
 
 
 @pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("explain=maybe", "expected bool"),
+        ("explain=null", "expected bool"),
+        ("explain_samples=all", "expected int"),
+        ("explain_samples=0", "expected 1 or more"),
+    ],
+)
+def test_predict_is_told_plainly_whether_and_how_much_to_explain(
+    override: str, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        check_overrides("predict", [override])
+    assert str(caught.value).startswith(override.partition("=")[0] + "=")
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "trainer.max_steps=3",

@@ -61,6 +61,15 @@ def test_only_vlm_imports_transformers() -> None:
     assert users == {"vlm"}
 
 
+def test_one_file_imports_peft_and_only_when_it_is_wanted() -> None:
+    users = [file for file in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "peft"
+             for n in imports(file))]  # fmt: skip
+    assert users == [PACKAGE / "vlm" / "lora.py"]
+    code = "import sys, lightning_arrcoc.module; print('peft' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_vlm_imports_relevance_and_itself_alone() -> None:
     for file in files("vlm"):
         if file.name == "make.py":  # lays down the backbone for the digits

@@ -13,6 +13,7 @@ from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PREDICT = ("ckpt=", "image=", "question=", "explain=", "explain_samples=")
 OVERRIDE = re.compile(r"(?<![\w./])((?:[a-z_]+\.)*[a-z_]+=[\w./\-]+)")
 
 
@@ -20,7 +21,7 @@ def overrides_in_prose() -> list[str]:
     """Every key=value in README's inline code that a run of fit could take."""
     code = re.findall(r"`([^`\n]+)`", README)
     found = {word for text in code for word in OVERRIDE.findall(text)}
-    return sorted(word for word in found if not word.startswith(("ckpt=", "image=", "question=")))
+    return sorted(word for word in found if not word.startswith(PREDICT))
 
 
 @pytest.mark.skipif(not (TINY_FOLDER / "model.safetensors").exists(), reason="no weights yet")
@@ -32,9 +33,27 @@ def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("word", overrides_in_prose())
 def test_overrides_in_the_text_are_valid(word: str) -> None:
-    if word.startswith("budget="):  # a keyword of the Python call
+    if word.startswith(("budget=", "previous=")):  # keywords of Python calls
         return
     assert check_overrides("fit", [word])
+
+
+ABLATIONS = re.findall(r"^(model[./]arr_coc.*?) +#", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", ABLATIONS)
+def test_parts_can_be_left_out_as_the_text_says(line: str) -> None:
+    assert len(check_overrides("fit", line.split())) == len(line.split())
+
+
+def test_the_text_says_how_to_leave_parts_out() -> None:
+    assert len(ABLATIONS) == 5
+
+
+def test_explaining_is_spelt_as_predict_takes_it() -> None:
+    words = re.findall(r"explain\w*=\w+", README)
+    assert "explain=true" in words
+    assert check_overrides("predict", words) == words
 
 
 def test_the_text_names_some_overrides() -> None:

@@ -6,7 +6,7 @@ perspectival, participatory), ``T`` tensions (exploit, compress, focus).
 A cell is one merged token of Qwen3-VL: 32 x 32 pixels of the resized image.
 """
 
-from lightning_arrcoc.relevance.allocation import Allocation, TokenAllocator
+from lightning_arrcoc.relevance.allocation import Allocation, ImageRelevance, TokenAllocator
 from lightning_arrcoc.relevance.balancing import AdaptiveTensions, FixedTensions
 from lightning_arrcoc.relevance.knowing import Knowing
 from lightning_arrcoc.relevance.realizer import (
@@ -15,14 +15,16 @@ from lightning_arrcoc.relevance.realizer import (
     Selector,
     build_realizer,
 )
-from lightning_arrcoc.relevance.textures import CELL_PX, TextureGenerator
+from lightning_arrcoc.relevance.textures import CELL_PX, Previous, TextureGenerator
 
 __all__ = [
     "CELL_PX",
     "AdaptiveTensions",
     "Allocation",
     "FixedTensions",
+    "ImageRelevance",
     "Knowing",
+    "Previous",
     "Realization",
     "RelevanceRealizer",
     "Selector",

@@ -1,4 +1,4 @@
-"""Step 4: relevance -> which cells become tokens."""
+"""Step 4: relevance -> which cells become tokens, and how finely."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-REGION = 4  # a region is this many cells high and wide
+from lightning_arrcoc.relevance.diversity import unlike
+from lightning_arrcoc.relevance.quadtree import DROPPED, REGION, split_regions
+
+# Chosen by us: fp64 resolves the ranks of a hundred thousand cells, and it sways no real choice.
+BY_RANK = 1e-4
 
 
 class Allocation(NamedTuple):
     """The tokens that one image was given.
 
     Attributes:
-        positions: centres ``(K, 2)`` as (row, column) in cell units, fp32, in raster order.
+        positions: centres ``(K, 2)`` as (row, column) in cell units, fp32. Tokens stand in the
+            raster order of their first cells.
         levels: ``(K,)`` int64; a token of level l covers 2^l x 2^l cells, as far as they exist.
         budgets: tokens in each region of 4x4 cells, ``(ceil(H/4), ceil(W/4))`` int64.
         relevance: the map they were chosen by, ``(H, W)`` in [0, 1].
@@ -40,51 +45,108 @@ class Allocation(NamedTuple):
 
     @property
     def cells(self) -> Tensor:
-        """Flat indices ``(K,)`` of the kept cells, ascending."""
-        rows, columns = self.positions.long().unbind(-1)
+        """Flat index ``(K,)`` of each token's first cell, ascending: its place in the sequence."""
+        rows, columns = self.boxes[:, :2].unbind(-1)
         return rows * self.relevance.shape[-1] + columns
+
+    @property
+    def covered(self) -> Tensor:
+        """Which cells are inside a token of any level ``(H, W)``."""
+        covered = torch.zeros_like(self.relevance, dtype=torch.bool)
+        for top, left, bottom, right in self.boxes.tolist():
+            covered[top:bottom, left:right] = True
+        return covered
+
+
+class ImageRelevance(NamedTuple):
+    """What the allocator knows of one image.
+
+    Attributes:
+        logits: log-odds of the relevance ``(H, W)``.
+        tensions: exploit, compress, focus ``(T,)``.
+        looks: what cells are told apart by ``(D, H, W)``; None where nothing is known of that.
+    """
+
+    logits: Tensor
+    tensions: Tensor
+    looks: Tensor | None = None
 
 
 class TokenAllocator(nn.Module):
-    """Keeps the most relevant cells, each as one token.
+    """Spends a sample's budget where the relevance is, on a quadtree or on single cells.
+
+    A cell is worth its share of the relevance: the softmax of ``logits / temperature`` over all
+    cells of the sample (`worths`), less where it looks like a cell of more relevance (by the
+    tension focus, see `unlike`). With levels, a token of 2x2 cells is worth `compress` times what
+    they are worth, one of 4x4 its square; the tokens that are worth most together are chosen
+    (`split_regions`). So compress at 0 keeps the most relevant cells, and at 1 it shrinks the
+    image as far as the budget demands.
 
     Args:
         num_positions: tokens for one sample: a number, or as a float in (0, 1] a share of its
             cells (rounded, at least one).
+        coarse: False keeps single cells only, whatever compress says.
+        temperature: turns log-odds into shares, and tells a few cells from hundreds; objectives
+            that teach shares use it too. At 1 the log-odds would have to grow first, and in
+            training the tension exploit did that by falling to 0.05, whatever was asked.
 
     Raises:
-        ValueError: the number is below one, or the share outside (0, 1].
+        ValueError: the number is below one, the share outside (0, 1], or the temperature not
+            positive.
     """
 
-    def __init__(self, num_positions: int | float = 0.1) -> None:
+    def __init__(
+        self, num_positions: int | float = 0.1, coarse: bool = True, temperature: float = 0.25
+    ) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}; expected a number above 0.")
         self.num_positions = check_budget(num_positions)
+        self.coarse = coarse
+        self.temperature = temperature
 
+    @torch.no_grad()
     def forward(
-        self,
-        relevance_logits: Sequence[Tensor],
-        tensions: Sequence[Tensor],
-        budget: int | float | None,
+        self, found: Sequence[ImageRelevance], budget: int | float | None = None
     ) -> list[Allocation]:
         """Spend one sample's budget over all of its images.
 
         Args:
-            relevance_logits: log-odds ``(H, W)`` for each image. Their order decides; as
-                probabilities the surest would be alike.
-            tensions: ``(T,)`` for each image.
+            found: what is relevant in each of them.
             budget: as `num_positions`, which it replaces for this call.
+
+        Raises:
+            ValueError: a budget that cannot be one, or beyond the cells.
         """
-        sizes = [logits.numel() for logits in relevance_logits]
+        sizes = [image.logits.numel() for image in found]
         tokens = token_count(self.num_positions if budget is None else budget, sum(sizes))
-        relevance_N = torch.cat([logits.flatten() for logits in relevance_logits])
-        kept_N = torch.zeros_like(relevance_N, dtype=torch.bool)
-        kept_N[keep_top(relevance_N, tokens)] = True
-        return [
-            _single_level(kept.view_as(logits), logits.sigmoid(), tension)
-            for kept, logits, tension in zip(
-                torch.split(kept_N, sizes), relevance_logits, tensions, strict=True
-            )
+        # In fp64 on the CPU: shares span many orders of magnitude, and every device agrees.
+        logits_N = torch.cat([image.logits.flatten() for image in found]).cpu().double()
+        if tokens < len(logits_N):
+            logits_N = logits_N + self.temperature * unlike(found, logits_N, tokens)
+        maps = [
+            part.view_as(image.logits)
+            for part, image in zip(torch.split(logits_N, sizes), found, strict=True)
         ]
+        compress = [float(image.tensions[1]) for image in found]
+        if self.coarse and any(compress) and tokens < len(logits_N):
+            worth_N = torch.split(worths(logits_N, self.temperature), sizes)
+            values = [worth.view_as(part) for worth, part in zip(worth_N, maps, strict=True)]
+            levels = split_regions(values, compress, tokens)
+        else:
+            levels = _single_cells(maps, tokens)
+        return [_allocation(level, image) for level, image in zip(levels, found, strict=True)]
+
+
+def worths(logits_N: Tensor, temperature: float) -> Tensor:
+    """What each cell is worth ``(N,)`` fp64: its share, and a little by its rank.
+
+    Beside a sure cell the shares of others are lost in rounding; by rank they keep their order.
+    """
+    shares_N = (logits_N / temperature).softmax(0)
+    rank_N = logits_N.argsort().argsort()
+    by_rank_N = (rank_N + 0.5) / len(rank_N) ** 2 * 2
+    return (1 - BY_RANK) * shares_N + BY_RANK * by_rank_N
 
 
 def keep_top(relevance_N: Tensor, budget: int) -> Tensor:
@@ -139,11 +201,27 @@ def token_count(budget: int | float, cells: int) -> int:
     return budget
 
 
-def _single_level(kept_HW: Tensor, relevance_HW: Tensor, tensions_T: Tensor) -> Allocation:
-    rows, columns = kept_HW.shape
-    positions = kept_HW.nonzero()
-    padded = F.pad(kept_HW.long(), (0, -columns % REGION, 0, -rows % REGION))
+def _single_cells(maps_HW: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    """The most relevant cells of all images, each as one token; as `split_regions`."""
+    level_N = torch.full((sum(part.numel() for part in maps_HW),), DROPPED)
+    level_N[keep_top(torch.cat([part.flatten() for part in maps_HW]), tokens)] = 0
+    parts = torch.split(level_N, [part.numel() for part in maps_HW])
+    return [level.view_as(part) for level, part in zip(parts, maps_HW, strict=True)]
+
+
+def _allocation(level_HW: Tensor, image: ImageRelevance) -> Allocation:
+    """From a token's level at its first cell to what the model needs to know of it."""
+    first_K2 = (level_HW != DROPPED).nonzero()
+    levels_K = level_HW[first_K2[:, 0], first_K2[:, 1]]
+    last_K2 = (first_K2 + 2 ** levels_K[:, None]).minimum(torch.tensor(level_HW.shape)) - 1
+    rows, columns = level_HW.shape
+    padded = F.pad((level_HW != DROPPED).long(), (0, -columns % REGION, 0, -rows % REGION))
     regions = padded.unfold(0, REGION, REGION).unfold(1, REGION, REGION).sum((-2, -1))
+    device = image.logits.device
     return Allocation(
-        positions.float(), positions.new_zeros(len(positions)), regions, relevance_HW, tensions_T
+        ((first_K2 + last_K2) / 2).float().to(device),
+        levels_K.to(device),
+        regions.to(device),
+        image.logits.sigmoid(),
+        image.tensions,
     )

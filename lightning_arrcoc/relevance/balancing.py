@@ -6,19 +6,28 @@ The tensions lie in [0, 1]:
 * compress (1) against particularize (0): many coarse tokens against few fine ones.
 * focus (1) against diversify (0): whether look-alikes of a chosen cell stay as attractive.
 
-Exploit acts here. Compress and focus are read by an allocator that has levels and look-alikes to
-decide on; one that keeps the top cells of a single level has neither.
+Exploit acts here, compress and focus in the allocator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from lightning_arrcoc.relevance.knowing import masked_mean, zeroed
+from lightning_arrcoc.relevance.knowing import Knowing, masked_mean, zeroed
 
 TENSIONS = ("exploit", "compress", "focus")
 START = (0.5, 0.5, 0.5)
+START_MARGIN = 0.01  # a tension that starts at 0 or 1 could never leave it
+
+
+def _tensions(exploit: float, compress: float, focus: float) -> Tensor:
+    for name, value in zip(TENSIONS, (exploit, compress, focus), strict=True):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}; a tension lies in 0 to 1.")
+    return torch.tensor([float(exploit), float(compress), float(focus)])
 
 
 class FixedTensions(nn.Module):
@@ -37,10 +46,7 @@ class FixedTensions(nn.Module):
         self, exploit: float = START[0], compress: float = START[1], focus: float = START[2]
     ) -> None:
         super().__init__()
-        for name, value in zip(TENSIONS, (exploit, compress, focus), strict=True):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}; a tension lies in 0 to 1.")
-        self.register_buffer("values", torch.tensor([exploit, compress, focus]))
+        self.register_buffer("values", _tensions(exploit, compress, focus))
 
     def forward(
         self, logits_ISHW: Tensor, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor
@@ -53,23 +59,36 @@ class AdaptiveTensions(nn.Module):
     """Tensions chosen for each image and question by a small network, in fp32.
 
     It sees the mean question token, statistics of each score map (mean, maximum, standard
-    deviation, means of the four quadrants) and the mean texture. It starts at 0.5 each.
+    deviation, means of the four quadrants) and the mean texture.
 
     Args:
         query_dim: width of the question's token embeddings.
         channels: number of texture channels.
         width: hidden units.
+        exploit, compress, focus: where they start, each in [0, 1].
+
+    Raises:
+        ValueError: a start lies outside.
     """
 
     STATISTICS = 7
 
-    def __init__(self, query_dim: int, channels: int, width: int = 64) -> None:
+    def __init__(
+        self,
+        query_dim: int,
+        channels: int,
+        width: int = 64,
+        exploit: float = START[0],
+        compress: float = START[1],
+        focus: float = START[2],
+    ) -> None:
         super().__init__()
         seen = query_dim + 3 * self.STATISTICS + channels
         self.norm = nn.LayerNorm(query_dim)
-        self.policy_net = nn.Sequential(
-            nn.Linear(seen, width), nn.GELU(), zeroed(nn.Linear(width, len(TENSIONS)))
-        )
+        last = zeroed(nn.Linear(width, len(TENSIONS)))
+        with torch.no_grad():
+            last.bias.copy_(_tensions(exploit, compress, focus).logit(eps=START_MARGIN))
+        self.policy_net = nn.Sequential(nn.Linear(seen, width), nn.GELU(), last)
 
     def forward(
         self, logits_ISHW: Tensor, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor
@@ -106,11 +125,20 @@ def statistics(scores_ISHW: Tensor) -> Tensor:
     return torch.stack(whole + quadrants, dim=-1)
 
 
-def balance(logits_ISHW: Tensor, tensions_IT: Tensor) -> Tensor:
+def balance(
+    logits_ISHW: Tensor, tensions_IT: Tensor, scorers: Sequence[str] = Knowing.NAMES
+) -> Tensor:
     """One relevance map from three score maps, as logits ``(I, H, W)``.
 
     Exploit weighs the question's match against the mean of the two others. Opinions are pooled
-    in log-odds, where a confident scorer outweighs an undecided one.
+    in log-odds, where a confident scorer outweighs an undecided one. A scorer that is not heard
+    weighs nothing: where one side has none left, the other has all the weight, whatever exploit
+    says.
+
+    Args:
+        logits_ISHW: as `Knowing` gives them, 0 for scorers that are not heard.
+        tensions_IT: exploit, compress, focus.
+        scorers: names of those that are heard.
 
     Source: C. Genest, J. Zidek, "Combining probability distributions", Statistical Science 1986,
     section 3 (logarithmic opinion pool). Departure: the weights add up to 2, so that two scorers
@@ -118,4 +146,9 @@ def balance(logits_ISHW: Tensor, tensions_IT: Tensor) -> Tensor:
     """
     information, perspectival, participatory = logits_ISHW.unbind(1)
     exploit = tensions_IT[:, 0, None, None].to(logits_ISHW.dtype)
-    return 2 * (exploit * participatory + (1 - exploit) * (information + perspectival) / 2)
+    on_sight = len({"information", "perspectival"} & set(scorers))
+    if not on_sight or "participatory" not in scorers:
+        # Kept in the graph, because DDP waits for the gradient of every weight.
+        exploit = 0 * exploit + float(not on_sight)
+    merit = (information + perspectival) / max(1, on_sight)
+    return 2 * (exploit * participatory + (1 - exploit) * merit)

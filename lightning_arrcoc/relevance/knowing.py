@@ -8,13 +8,14 @@ from its own image (`standardised`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_arrcoc.relevance.textures import CORE, Channel, channel_index
+from lightning_arrcoc.relevance.textures import CORE, Channel
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 # A prior of exactly 0 or 1 could never be outweighed by what is learned.
@@ -25,7 +26,8 @@ FLATNESS = 1e-4  # variance of a texture channel below which it counts as noise
 class InformationScorer(nn.Module):
     """Propositional knowing: how much there is to say about a cell, whoever asks.
 
-    Prior: mean of the detail channels that the table has (entropy, contrast, high_pass).
+    Prior: mean of the detail channels that the table has (entropy, contrast, high_pass); even
+    odds where it has none.
     """
 
     DETAIL = ("entropy", "contrast", "high_pass")
@@ -39,21 +41,22 @@ class InformationScorer(nn.Module):
         )
 
     def forward(self, textures_ICHW: Tensor) -> Tensor:
-        prior = textures_ICHW[:, self.detail].mean(1)
         residual: Tensor = self.residual(standardised(textures_ICHW).movedim(1, -1))
-        return prior_logit(prior) + residual[..., 0]
+        if not self.detail:
+            return residual[..., 0]
+        return prior_logit(textures_ICHW[:, self.detail].mean(1)) + residual[..., 0]
 
 
 class PerspectivalScorer(nn.Module):
     """Perspectival knowing: what stands out from where the viewer stands.
 
-    Prior: saliency x (1 - 0.5 eccentricity), a foveal weight.
+    Prior: saliency x (1 - 0.5 eccentricity), a foveal weight; saliency alone where the table has
+    no eccentricity, even odds where it has no saliency.
     """
 
     def __init__(self, channels: tuple[Channel, ...], width: int = 32) -> None:
         super().__init__()
-        self.saliency = channel_index(channels, "saliency")
-        self.eccentricity = channel_index(channels, "eccentricity")
+        self.channels = [channel.name for channel in channels]
         self.residual = nn.Sequential(
             nn.Conv2d(len(channels), width, 3, padding=1),
             nn.GELU(),
@@ -61,9 +64,12 @@ class PerspectivalScorer(nn.Module):
         )
 
     def forward(self, textures_ICHW: Tensor) -> Tensor:
-        foveal = 1 - 0.5 * textures_ICHW[:, self.eccentricity]
-        prior = textures_ICHW[:, self.saliency] * foveal
         residual: Tensor = self.residual(standardised(textures_ICHW))
+        if "saliency" not in self.channels:
+            return residual[:, 0]
+        prior = textures_ICHW[:, self.channels.index("saliency")]
+        if "eccentricity" in self.channels:
+            prior = prior * (1 - 0.5 * textures_ICHW[:, self.channels.index("eccentricity")])
         return prior_logit(prior) + residual[:, 0]
 
 
@@ -118,15 +124,39 @@ class Knowing(nn.Module):
     Args:
         query_dim: width of the question's token embeddings.
         channels: the texture table that the cells are described by.
+        scorers: names of those that are heard. One left out has no weights and answers with even
+            odds everywhere; with the same seed the others start as they would beside it.
+
+    Attributes:
+        scorers: the names, in the order of `NAMES`.
+
+    Raises:
+        ValueError: a name that is none of `NAMES`, or no name at all.
     """
 
     NAMES = ("information", "perspectival", "participatory")
 
-    def __init__(self, query_dim: int, channels: tuple[Channel, ...] = CORE) -> None:
+    def __init__(
+        self,
+        query_dim: int,
+        channels: tuple[Channel, ...] = CORE,
+        scorers: Sequence[str] = NAMES,
+    ) -> None:
         super().__init__()
-        self.info_scorer = InformationScorer(channels)
-        self.persp_scorer = PerspectivalScorer(channels)
-        self.partic_scorer = ParticipatoryScorer(channels, query_dim)
+        if not scorers or set(scorers) - set(self.NAMES):
+            raise ValueError(
+                f"scorers={list(scorers)}; choose one or more of {', '.join(self.NAMES)}."
+            )
+        self.scorers = tuple(name for name in self.NAMES if name in scorers)
+        drawn = (
+            InformationScorer(channels),
+            PerspectivalScorer(channels),
+            ParticipatoryScorer(channels, query_dim),
+        )
+        self.info_scorer, self.persp_scorer, self.partic_scorer = (
+            scorer if name in self.scorers else None
+            for name, scorer in zip(self.NAMES, drawn, strict=True)
+        )
 
     def forward(self, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor) -> Tensor:
         """Score every cell.
@@ -139,12 +169,14 @@ class Knowing(nn.Module):
         Returns:
             Logits ``(I, S, H, W)``, S in the order of `NAMES`.
         """
-        logits = (
-            self.info_scorer(textures_ICHW),
-            self.persp_scorer(textures_ICHW),
-            self.partic_scorer(textures_ICHW, query_ILD, mask_IL),
-        )
-        return torch.stack(logits, dim=1)
+        information = perspectival = participatory = torch.zeros_like(textures_ICHW[:, 0])
+        if self.info_scorer is not None:
+            information = self.info_scorer(textures_ICHW)
+        if self.persp_scorer is not None:
+            perspectival = self.persp_scorer(textures_ICHW)
+        if self.partic_scorer is not None:
+            participatory = self.partic_scorer(textures_ICHW, query_ILD, mask_IL)
+        return torch.stack([information, perspectival, participatory], dim=1)
 
 
 def prior_logit(prior: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
-from lightning_arrcoc.vlm.vision import cell_counts
+from lightning_arrcoc.vlm.covering import cell_counts
 
 RECORDED = "lightning_arrcoc_recorded"
 FASTV_LAYER = 2  # counted from 1

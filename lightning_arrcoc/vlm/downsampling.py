@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_arrcoc.relevance.allocation import token_count
+from lightning_arrcoc.vlm.covering import cell_counts
+from lightning_arrcoc.vlm.patches import fold_patches, unfold_patches
 from lightning_arrcoc.vlm.qwen3_vl import ArrCocQwen3VL
 from lightning_arrcoc.vlm.selection import image_owners
-from lightning_arrcoc.vlm.vision import cell_counts, fold_patches, unfold_patches
 
 # Chosen by us: a grid may stretch the image by at most this factor to use more of its budget.
 MOST_STRETCH = 1.5

@@ -8,17 +8,20 @@ from collections.abc import Mapping
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
+from lightning_arrcoc.vlm.lora import base_parameters
+
 SAMPLED_VALUES = 64  # of each parameter; enough to tell two trainings of one architecture apart
 
 
 def backbone_identity(backbone: Qwen3VLForConditionalGeneration) -> dict[str, str | int]:
     """Architecture and a fingerprint of the weights, as plain values.
 
-    The fingerprint is a sha256 over every parameter's name, shape and first values in fp32.
+    The fingerprint is a sha256 over every parameter's name, shape and first values in fp32;
+    adapters inside the backbone are none of its own.
     """
     config = backbone.config
     digest = hashlib.sha256()
-    for name, parameter in sorted(backbone.named_parameters()):
+    for name, parameter in sorted(base_parameters(backbone).items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         first = parameter.detach().flatten()[:SAMPLED_VALUES].to("cpu", torch.float32)
         digest.update(first.numpy().tobytes())

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from lightning_arrcoc.relevance import Allocation
+from lightning_arrcoc.relevance import Allocation, Previous
 
 
 @dataclass
@@ -20,11 +20,14 @@ class ArrCocOutput(CausalLMOutputWithPast):
         allocation: one for each image; in the soft phase what a hard choice would have kept.
         relevance_logits: log-odds of the relevance of each image's cells ``(H, W)``, fp32.
         labels: the targets that belong to `logits`, ``(B, L')``, where labels were given.
+        seen: one for each image, for `previous` of the call about the next frame or question;
+            None for an image where the textures remember nothing.
     """
 
     allocation: list[Allocation] | None = None
     relevance_logits: list[Tensor] | None = None
     labels: Tensor | None = None
+    seen: list[Previous | None] | None = None
 
 
 @dataclass
@@ -35,9 +38,11 @@ class ArrCocGeneration(GenerateBeamDecoderOnlyOutput):
         sequences: the prompt as it was given, dropped visual tokens included, and the answer, so
             that code which cuts off the prompt's length goes on working.
         allocation: one for each image.
+        seen: as in `ArrCocOutput`.
     """
 
     allocation: list[Allocation] | None = None
+    seen: list[Previous | None] | None = None
 
 
 GENERATED = {field.name for field in fields(GenerateBeamDecoderOnlyOutput)}
@@ -48,6 +53,7 @@ def with_choice(
     allocation: list[Allocation],
     relevance_logits: list[Tensor],
     labels: Tensor | None,
+    seen: list[Previous | None],
 ) -> ArrCocOutput:
     """What every supported transformers returns, with the choice beside it."""
     return ArrCocOutput(
@@ -59,4 +65,5 @@ def with_choice(
         allocation=allocation,
         relevance_logits=relevance_logits,
         labels=labels,
+        seen=seen,
     )

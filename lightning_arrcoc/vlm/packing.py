@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from lightning_arrcoc.vlm.covering import cell_counts
 from lightning_arrcoc.vlm.loading import refuse_flash
 from lightning_arrcoc.vlm.sequence import closed_entry
+from lightning_arrcoc.vlm.vision import VisualTokens
 
 SHARED, PADDING = 0, -1  # in `turns`, beside the numbers of turns, which start from 1
 
@@ -23,6 +27,8 @@ def forward_packed(
     image_grid_thw: Tensor | None = None,
     labels: Tensor | None = None,
     key_bias: Tensor | None = None,
+    features: VisualTokens | None = None,
+    **kwargs: Any,
 ) -> CausalLMOutputWithPast:
     """The stock model on packed questions: the image is read once, and no turn sees another.
 
@@ -33,6 +39,8 @@ def forward_packed(
         labels: next-token targets ``(B, L)``, -100 where there is none.
         key_bias: what each turn adds to its attention logits towards each token ``(B, T, L)``, the
             first turn first; -inf hides a token from a turn. Shared tokens see each other as ever.
+        features: of all cells, made before by `encode_all`, instead of reading `pixel_values`.
+        **kwargs: go to the stock model.
 
     Raises:
         ValueError: the backbone computes attention in a way that takes no mask.
@@ -50,14 +58,22 @@ def forward_packed(
     mask = packed_mask(turns, backbone.get_input_embeddings().weight.dtype)
     if key_bias is not None:
         mask = biased(mask, key_bias, turns)
+    images: dict[str, Any] = {
+        "pixel_values": pixel_values,
+        "image_grid_thw": image_grid_thw,
+        "mm_token_type_ids": visual.int(),
+    }
+    if features is not None and image_grid_thw is not None:
+        merge = backbone.config.vision_config.spatial_merge_size
+        counts = cell_counts(image_grid_thw, merge)
+        images = {"mm_encoder_outputs": features.as_encoder_output(counts)}
     output: CausalLMOutputWithPast = backbone(
         input_ids=input_ids,
         attention_mask=mask,
         position_ids=positions_4BL,
-        pixel_values=pixel_values,
-        image_grid_thw=image_grid_thw,
-        mm_token_type_ids=visual.int(),
         labels=labels,
+        **images,
+        **kwargs,
     )
     return output
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,12 +14,14 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from lightning_arrcoc.relevance import (
     CELL_PX,
     Allocation,
+    Previous,
     RelevanceRealizer,
     Selector,
     build_realizer,
 )
 from lightning_arrcoc.relevance.allocation import check_budget
 from lightning_arrcoc.vlm.chat import ChatProcessor
+from lightning_arrcoc.vlm.covering import cell_counts, covered_cells
 from lightning_arrcoc.vlm.loading import (
     load_backbone,
     locate,
@@ -28,6 +30,7 @@ from lightning_arrcoc.vlm.loading import (
 )
 from lightning_arrcoc.vlm.outputs import GENERATED, ArrCocGeneration, ArrCocOutput, with_choice
 from lightning_arrcoc.vlm.packing import PADDING
+from lightning_arrcoc.vlm.patches import PixelScale
 from lightning_arrcoc.vlm.selection import (
     Asked,
     Selection,
@@ -36,14 +39,13 @@ from lightning_arrcoc.vlm.selection import (
     end_tokens,
     select_tokens,
 )
-from lightning_arrcoc.vlm.sequence import PrunedSequence, biased_causal_mask, prune_sequence
-from lightning_arrcoc.vlm.vision import (
-    PixelScale,
-    cell_counts,
-    encode_after,
-    encode_all,
-    encode_before,
+from lightning_arrcoc.vlm.sequence import (
+    PrunedSequence,
+    biased_causal_mask,
+    centred,
+    prune_sequence,
 )
+from lightning_arrcoc.vlm.vision import encode_after, encode_all, encode_before
 
 Select = Literal["before_vision", "after_vision"]
 
@@ -111,6 +113,7 @@ class ArrCocQwen3VL(nn.Module):
         random_weights: bool = False,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        lora: Callable[[Qwen3VLForConditionalGeneration], None] | None = None,
     ) -> ArrCocQwen3VL:
         """Put a fresh ARR-COC on a backbone.
 
@@ -122,6 +125,7 @@ class ArrCocQwen3VL(nn.Module):
             attn_implementation: "sdpa", "eager" or "flash_attention_2" (no soft phase).
             random_weights: read the configuration only and draw the weights, to train or time.
             min_pixels, max_pixels: limits of a resized image; None keeps the processor's.
+            lora: puts adapters into the backbone, such as `lora.add_lora`; None: there are none.
 
         Raises:
             ImportError: transformers is too old.
@@ -137,9 +141,12 @@ class ArrCocQwen3VL(nn.Module):
         processor = ChatProcessor.from_pretrained(
             locate(backbone), min_pixels=min_pixels, max_pixels=max_pixels
         )
+        realizer = arr_coc(stock.config.text_config.hidden_size)
+        if lora is not None:  # last, so that ARR-COC starts from the same weights with and without
+            lora(stock)
         return cls(
             stock,
-            arr_coc(stock.config.text_config.hidden_size),
+            realizer,
             select=select,
             budget=budget,
             image_mean=tuple(processor.image_processor.image_mean),
@@ -166,6 +173,7 @@ class ArrCocQwen3VL(nn.Module):
         labels: Tensor | None = None,
         query_mask: Tensor | None = None,
         textures: list[Tensor] | None = None,
+        previous: Sequence[Previous | None] | None = None,
         budget: int | float | None = None,
         selector: Selector | None = None,
         soft_sharpness: float | None = None,
@@ -182,6 +190,10 @@ class ArrCocQwen3VL(nn.Module):
             query_mask: True at the question's tokens ``(B, L)``; None takes the text after the
                 last image.
             textures: ``(C, H, W)`` for each image, instead of measuring it.
+            previous: `seen` of the output about the frame before or about the question before, for
+                images of the same size; None for an image that is new. Only textures with motion,
+                previous_saliency or previous_relevance take it, and only a model trained with it
+                has learned what it means.
             budget: replaces the model's own for this call.
             selector: chooses in place of `arr_coc`.
             soft_sharpness: train softly: keep every token and add
@@ -191,8 +203,10 @@ class ArrCocQwen3VL(nn.Module):
             **kwargs: go to the stock model.
 
         Raises:
+            TypeError: `previous` holds something else.
             ValueError: video, packed turns, images that do not match the text, a budget beyond
-                the cells, or `soft_sharpness` together with flash attention.
+                the cells, `previous` that does not match the images or has no texture channel, or
+                `soft_sharpness` together with flash attention.
         """
         _refuse_video(kwargs)
         if "turns" in kwargs:
@@ -207,20 +221,22 @@ class ArrCocQwen3VL(nn.Module):
             plain = self.backbone(
                 input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
             )
-            return with_choice(plain, [], [], labels)
+            return with_choice(plain, [], [], labels, [])
         batch = VisualBatch(
-            input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
+            input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures, previous
         )
         chosen = self._choose(batch, selector, budget)
         if soft_sharpness is None:
-            sequence = self._prune(batch, chosen.keep_BL, labels)
+            sequence = self._prune(batch, labels, chosen)
             inputs = sequence.model_inputs() | self._features(batch, chosen, straight_through)
         else:
-            sequence = self._prune(batch, attention_mask.bool(), labels)
+            sequence = self._prune(batch, labels)
             inputs = sequence.model_inputs() | self._all_features(batch)
             inputs["attention_mask"] = self._soft_mask(sequence, chosen, soft_sharpness)
         output = self.backbone(**inputs, labels=sequence.labels, **kwargs)
-        return with_choice(output, chosen.allocations, chosen.relevance_logits, sequence.labels)
+        return with_choice(
+            output, chosen.allocations, chosen.relevance_logits, sequence.labels, chosen.seen
+        )
 
     def ask_turns(
         self,
@@ -230,11 +246,13 @@ class ArrCocQwen3VL(nn.Module):
         query_mask: Tensor,
         pixel_values: Tensor,
         image_grid_thw: Tensor,
+        previous: Sequence[Previous | None] | None = None,
         **kwargs: Any,
     ) -> list[Asked]:
         """What each packed turn finds relevant, without an answer; see `selection.ask_turns`."""
+        real = (turns != PADDING).long()
         batch = VisualBatch(
-            input_ids, (turns != PADDING).long(), pixel_values, image_grid_thw, query_mask, None
+            input_ids, real, pixel_values, image_grid_thw, query_mask, None, previous
         )
         return ask_turns(self.backbone, self.arr_coc, batch, turns, self.pixel_scale)
 
@@ -248,6 +266,7 @@ class ArrCocQwen3VL(nn.Module):
         image_grid_thw: Tensor | None = None,
         query_mask: Tensor | None = None,
         textures: list[Tensor] | None = None,
+        previous: Sequence[Previous | None] | None = None,
         budget: int | float | None = None,
         selector: Selector | None = None,
         labels: Tensor | None = None,
@@ -271,14 +290,16 @@ class ArrCocQwen3VL(nn.Module):
             raise ValueError("Prompts are padded on the right; pad on the left to generate.")
         kwargs["return_dict_in_generate"] = True
         allocations: list[Allocation] = []
+        seen: list[Previous | None] = []
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if pixel_values is not None and image_grid_thw is not None:
             batch = VisualBatch(
-                input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures
-            )
+                input_ids, attention_mask, pixel_values, image_grid_thw, query_mask, textures,
+                previous,
+            )  # fmt: skip
             chosen = self._choose(batch, selector, budget)
-            allocations = chosen.allocations
-            inputs = self._prune(batch, chosen.keep_BL, None).model_inputs()
+            allocations, seen = chosen.allocations, chosen.seen
+            inputs = self._prune(batch, None, chosen).model_inputs()
             inputs |= self._features(batch, chosen, straight_through=False)
         else:
             self._refuse_lost_images(input_ids, attention_mask, pixel_values, image_grid_thw)
@@ -287,7 +308,7 @@ class ArrCocQwen3VL(nn.Module):
         prompts = input_ids.repeat_interleave(len(answers) // len(input_ids), dim=0)
         output["sequences"] = torch.cat([prompts, answers], dim=1)
         known = {key: value for key, value in output.items() if key in GENERATED}
-        return ArrCocGeneration(**known, allocation=allocations)
+        return ArrCocGeneration(**known, allocation=allocations, seen=seen)
 
     @property
     def end_tokens(self) -> list[int]:
@@ -321,13 +342,10 @@ class ArrCocQwen3VL(nn.Module):
         encode = encode_before if self.select == "before_vision" else encode_after
         tokens = encode(self._visual, batch.patches, batch.grid_thw, chosen.allocations)
         if straight_through:
-            relevance = [
-                logits.sigmoid().flatten()[allocation.cells]
-                for logits, allocation in zip(
-                    chosen.relevance_logits, chosen.allocations, strict=True
-                )
-            ]
-            gate = torch.cat(relevance)
+            merge = self._visual.spatial_merge_size
+            covered = covered_cells(batch.grid_thw, merge, chosen.allocations)
+            relevance_N = torch.cat([x.sigmoid().flatten() for x in chosen.relevance_logits])
+            gate = covered.mean(relevance_N[:, None])[:, 0]
             tokens = tokens.gated(1 + (gate - gate.detach()))  # exactly one, with a gradient
         counts = [len(allocation.levels) for allocation in chosen.allocations]
         return {"mm_encoder_outputs": tokens.as_encoder_output(counts)}
@@ -338,7 +356,10 @@ class ArrCocQwen3VL(nn.Module):
         counts = cell_counts(batch.grid_thw, self._visual.spatial_merge_size)
         return {"mm_encoder_outputs": tokens.as_encoder_output(counts)}
 
-    def _prune(self, batch: VisualBatch, keep_BL: Tensor, labels: Tensor | None) -> PrunedSequence:
+    def _prune(
+        self, batch: VisualBatch, labels: Tensor | None, chosen: Selection | None = None
+    ) -> PrunedSequence:
+        """The sequence with the chosen tokens; with all of them where nothing was chosen."""
         visual = (batch.input_ids == self.backbone.config.image_token_id) & (
             batch.attention_mask.bool()
         )
@@ -348,6 +369,10 @@ class ArrCocQwen3VL(nn.Module):
             image_grid_thw=batch.grid_thw,
             attention_mask=batch.attention_mask,
         )
+        keep_BL = batch.attention_mask.bool()
+        if chosen is not None:
+            keep_BL = chosen.keep_BL
+            positions_3BL = centred(positions_3BL, keep_BL & visual, chosen.allocations)
         return prune_sequence(
             batch.input_ids,
             keep_BL,

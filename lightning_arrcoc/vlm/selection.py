@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from lightning_arrcoc.relevance import Allocation, RelevanceRealizer, Selector
+from lightning_arrcoc.relevance import (
+    Allocation,
+    ImageRelevance,
+    Previous,
+    RelevanceRealizer,
+    Selector,
+)
+from lightning_arrcoc.vlm.covering import cell_counts, first_cells
 from lightning_arrcoc.vlm.packing import SHARED
+from lightning_arrcoc.vlm.patches import PixelScale, fold_patches
+from lightning_arrcoc.vlm.previous import check_previous, previous_of
 from lightning_arrcoc.vlm.sequence import find_question
-from lightning_arrcoc.vlm.vision import PixelScale, cell_counts, fold_patches, packed_cells
 
 
 class VisualBatch(NamedTuple):
@@ -24,6 +32,7 @@ class VisualBatch(NamedTuple):
         grid_thw: frames, rows and columns of patches of each image ``(I, 3)``.
         query_mask: True at the question's tokens ``(B, L)``; None: find them.
         textures: ``(C, H, W)`` for each image; None: measure them.
+        previous: what was seen of each image in the frame or turn before, None for a new one.
     """
 
     input_ids: Tensor
@@ -32,6 +41,7 @@ class VisualBatch(NamedTuple):
     grid_thw: Tensor
     query_mask: Tensor | None
     textures: list[Tensor] | None
+    previous: Sequence[Previous | None] | None = None
 
 
 class Selection(NamedTuple):
@@ -42,12 +52,14 @@ class Selection(NamedTuple):
         relevance_logits: the maps ``(H, W)`` they were chosen by, in log-odds.
         visual_BL: True at visual tokens of the whole sequence.
         keep_BL: True at text and at kept visual tokens.
+        seen: what the next frame or turn is told of each image, where anything is remembered.
     """
 
     allocations: list[Allocation]
     relevance_logits: list[Tensor]
     visual_BL: Tensor
     keep_BL: Tensor
+    seen: list[Previous | None]
 
 
 class Asked(NamedTuple):
@@ -55,14 +67,12 @@ class Asked(NamedTuple):
 
     Attributes:
         row, turn: both counted from 0.
-        relevance_logits: the map ``(H, W)`` of each image, in log-odds.
-        tensions: ``(T,)`` for each image.
+        found: what is relevant in each image, for the allocator.
     """
 
     row: int
     turn: int
-    relevance_logits: list[Tensor]
-    tensions: list[Tensor]
+    found: list[ImageRelevance]
 
 
 def select_tokens(
@@ -82,8 +92,11 @@ def select_tokens(
         budget: replaces the allocator's own.
 
     Raises:
-        ValueError: images do not match the text, several frames, or a budget beyond the cells.
+        TypeError: `previous` holds something else.
+        ValueError: images do not match the text, several frames, a budget beyond the cells, or
+            `previous` is not what belongs to these images.
     """
+    check_previous(batch.previous, len(batch.grid_thw), batch.textures)
     if bool((batch.grid_thw[:, 0] != 1).any()):
         raise ValueError("An image has several frames; video is not supported yet.")
     config = backbone.config
@@ -96,19 +109,18 @@ def select_tokens(
             batch.input_ids, batch.attention_mask, config.image_token_id, end_tokens(backbone)
         )
     query_BLD, mask_BL = _closed_up(backbone, batch.input_ids, mask_BL)
-    logits, tensions = _ask(
+    found, seen = _ask(
         selector, batch, list(range(len(owners))), query_BLD[owners], mask_BL[owners], merge, scale
     )
     allocations: list[Allocation] = []
     for row in sorted(set(owners)):
-        mine = [i for i, owner in enumerate(owners) if owner == row]
-        allocations += selector.allocator(
-            [logits[i] for i in mine], [tensions[i] for i in mine], budget
-        )
+        mine = [found[i] for i, owner in enumerate(owners) if owner == row]
+        allocations += selector.allocator(mine, budget)
     kept = torch.zeros(int(visual_BL.sum()), dtype=torch.bool, device=visual_BL.device)
-    kept[packed_cells(batch.grid_thw, merge, allocations)] = True
+    kept[first_cells(batch.grid_thw, merge, allocations)] = True
     keep_BL = batch.attention_mask.bool().masked_scatter(visual_BL, kept)
-    return Selection(allocations, logits, visual_BL, keep_BL)
+    maps = [image.logits for image in found]
+    return Selection(allocations, maps, visual_BL, keep_BL, seen)
 
 
 def ask_turns(
@@ -131,15 +143,16 @@ def ask_turns(
         In the order of rows and turns. Rows without images are not asked.
 
     Raises:
-        ValueError: the questions are not marked, or images do not match the text.
+        TypeError, ValueError: the questions are not marked, or as for `select_tokens`.
     """
+    check_previous(batch.previous, len(batch.grid_thw), batch.textures)
     if batch.query_mask is None:
         raise ValueError("Packed turns came without query_mask, so what they ask is unknown.")
     merge = int(backbone.config.vision_config.spatial_merge_size)
     visual_BL = (batch.input_ids == backbone.config.image_token_id) & (turns_BL == SHARED)
     owners = image_owners(visual_BL, cell_counts(batch.grid_thw, merge))
     asked = [
-        Asked(row, turn, [], [])
+        Asked(row, turn, [])
         for row in sorted(set(owners))
         for turn in range(int(turns_BL[row].max()))
     ]
@@ -151,11 +164,11 @@ def ask_turns(
     query_QLD, mask_QL = _closed_up(backbone, batch.input_ids[rows], mask_QL)
     pairs = [(q, i) for q, row in enumerate(rows) for i, owner in enumerate(owners) if owner == row]
     questions, images = [q for q, _ in pairs], [i for _, i in pairs]
-    batch = batch._replace(textures=batch.textures or _measured(realizer, batch, merge, scale))
-    found = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
-    for question, logits, tensions in zip(questions, *found, strict=True):
-        asked[question].relevance_logits.append(logits)
-        asked[question].tensions.append(tensions)
+    textures = batch.textures or _measured(realizer, batch, merge, scale)
+    batch = batch._replace(textures=textures, previous=None)
+    found, _ = _ask(realizer, batch, images, query_QLD[questions], mask_QL[questions], merge, scale)
+    for question, image in zip(questions, found, strict=True):
+        asked[question].found.append(image)
     return asked
 
 
@@ -167,16 +180,23 @@ def _ask(
     mask_PL: Tensor,
     merge: int,
     scale: PixelScale,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Relevance logits and tensions of pairs of an image and a question, same sizes together."""
-    logits: list[Tensor] = [torch.empty(0)] * len(images)
-    tensions: list[Tensor] = [torch.empty(0)] * len(images)
+) -> tuple[list[ImageRelevance], list[Previous | None]]:
+    """What is relevant for pairs of an image and a question, and what is remembered of it.
+
+    Images of the same size are looked at together.
+    """
+    relevance: dict[int, ImageRelevance] = {}
+    seen: dict[int, Previous | None] = {}
     for pairs in _same_size(batch.grid_thw[list(images)]):
-        pixels, textures = _pixels_or_textures(batch, [images[p] for p in pairs], merge, scale)
-        found = selector(pixels, query_PLD[pairs], mask_PL[pairs], textures)
+        group = [images[p] for p in pairs]
+        pixels, textures = _pixels_or_textures(batch, group, merge, scale)
+        known = previous_of(batch.previous, group, pixels)
+        found = selector(pixels, query_PLD[pairs], mask_PL[pairs], textures, known)
         for place, p in enumerate(pairs):
-            logits[p], tensions[p] = found.relevance_logit[place], found.tensions[place]
-    return logits, tensions
+            relevance[p] = found.image(place)
+            seen[p] = None if found.seen is None else found.seen.image(place)
+    order = range(len(images))
+    return [relevance[p] for p in order], [seen[p] for p in order]
 
 
 def _measured(
@@ -186,7 +206,9 @@ def _measured(
     textures: list[Tensor] = [torch.empty(0)] * len(batch.grid_thw)
     for group in _same_size(batch.grid_thw):
         pixels, _ = _pixels_or_textures(batch, group, merge, scale)
-        for i, texture in zip(group, realizer.texture(pixels), strict=True):
+        assert pixels is not None
+        measured = realizer.measure(pixels, previous_of(batch.previous, group, pixels))
+        for i, texture in zip(group, measured, strict=True):
             textures[i] = texture
     return textures
 

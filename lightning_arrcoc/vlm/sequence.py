@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_arrcoc.relevance import Allocation
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 
 
@@ -16,8 +17,9 @@ class PrunedSequence(NamedTuple):
 
     Attributes:
         input_ids, attention_mask: ``(B, L')`` int64.
-        position_ids: ``(4, B, L')`` int64: text order without gaps, then M-RoPE's time, row and
-            column as they were in the whole sequence. Text after an image keeps its distance.
+        position_ids: ``(4, B, L')``: text order without gaps, then M-RoPE's time, row and column
+            as they were in the whole sequence. Text after an image keeps its distance. int64, or
+            fp32 where the centre of a token of several cells lies between two.
         labels: ``(B, L')`` int64 or None.
         columns: where each token stood in the whole sequence ``(B, L')``.
     """
@@ -68,11 +70,28 @@ def prune_sequence(
         return values.gather(1, columns).masked_fill(~real, fill)
 
     text = (real.long().cumsum(1) - 1).clamp(min=0)
-    positions = torch.stack([text, *(pick(axis, 0) for axis in positions_3BL)])
+    positions = torch.stack([pick(axis, 0) for axis in positions_3BL])
+    positions = torch.cat([text[None].to(positions.dtype), positions])
     labels = None
     if labels_BL is not None:
         labels = pick(labels_BL, IGNORED_LABEL).masked_fill(real & (text == 0), IGNORED_LABEL)
     return PrunedSequence(pick(input_ids_BL, pad_token), real.long(), positions, labels, columns)
+
+
+def centred(positions_3BL: Tensor, tokens_BL: Tensor, allocations: Sequence[Allocation]) -> Tensor:
+    """Move the positions of tokens of several cells from the first cell to the centre.
+
+    Args:
+        positions_3BL: M-RoPE positions of the whole sequence, one a cell.
+        tokens_BL: where the kept visual tokens stand.
+        allocations: of all images, in the order of the sequence.
+    """
+    if not any(bool(allocation.levels.any()) for allocation in allocations):
+        return positions_3BL
+    moved = torch.cat([a.positions - a.boxes[:, :2] for a in allocations])
+    positions_3BL = positions_3BL.float()
+    positions_3BL[1:, tokens_BL] += moved.T
+    return positions_3BL
 
 
 def biased_causal_mask(attention_mask_BL: Tensor, bias_BL: Tensor, dtype: torch.dtype) -> Tensor:

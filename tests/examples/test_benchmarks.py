@@ -6,10 +6,25 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import pytest
+
+from lightning_arrcoc.config import check_overrides
+
+RGB_ONLY = ["model.arr_coc.texture.channels=[red,green,blue]"]
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "examples" / "benchmarks"
+
+
+SHORT_FIT = (
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "data.val.length=4",
+    "data.val_batch_size=4", "data.batch_size=2", "data.num_workers=0",
+)  # fmt: skip
 
 
 def run(folder: Path, script: str, *arguments: str) -> str:
@@ -31,19 +46,128 @@ def test_selectors_are_compared_by_family_and_budget(tmp_path: Path) -> None:
     printed = run(
         tmp_path, "compare_selectors.py",
         "--seeds", "2", "--questions", "8", "--batch", "4", "--budgets", "0.25", "0.05",
-        "--json", "found.json",
-        "trainer.max_steps=2", "trainer.val_check_interval=2", "data.val.length=4",
-        "data.val_batch_size=4", "data.batch_size=2", "data.num_workers=0",
+        "--json", "found.json", *SHORT_FIT,
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
     names = {row["selector"] for row in found["results"]}
     assert len(names) == 11
     assert {row["budget"] for row in found["results"]} == {1.0, 0.25, 0.05}
+    assert {(*row["canvas"], row["digits"]) for row in found["results"]} == {(384, 384, 8)}
     for row in found["results"]:
         assert 0 <= row["read off"]["mean"] <= 100
         assert row["ms"]["mean"] > 0
     assert found["seeds"] == 2
     assert all(name in printed for name in names)
+
+
+def test_selectors_are_compared_on_canvases_that_training_never_showed(
+    tmp_path: Path, short_run: Path
+) -> None:
+    printed = run(
+        tmp_path, "compare_selectors.py", "--held-out",
+        "--questions", "4", "--batch", "4", "--budgets", "0.1", "--json", "found.json",
+        "--checkpoints", str(short_run / "checkpoints" / "last.ckpt"),
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())
+    asked = {(*row["canvas"], row["digits"]) for row in found["results"]}
+    assert asked == {(384, 384, 8), (512, 512, 8), (480, 160, 8), (384, 384, 12)}
+    assert len(found["results"]) == 4 * 11
+    for width, height, digits in asked:
+        assert f"{width} x {height} px with {digits} digits: 10% of the tokens" in printed
+
+
+# ---------------------------------------------------------------------------------- ablations
+
+
+@pytest.fixture(scope="module")
+def ablations() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield import_module("ablations")
+
+
+@pytest.fixture(scope="module")
+def measuring(ablations: ModuleType) -> ModuleType:
+    return import_module("measuring")
+
+
+@pytest.fixture(scope="module")
+def short_run(measuring: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of fit on three channels, two steps long."""
+    folder: Path = tmp_path_factory.mktemp("runs") / "rgb-only" / "0"
+    measuring.train(folder, 0, [*RGB_ONLY, *SHORT_FIT])
+    return folder
+
+
+def test_every_variant_is_a_change_of_the_configuration_alone(ablations: ModuleType) -> None:
+    assert list(ablations.VARIANTS) == [
+        "whole", "no-query", "fixed-tensions", "no-information", "no-perspectival",
+        "no-participatory", "rgb-only", "top-k-only",
+    ]  # fmt: skip
+    for name, words in ablations.VARIANTS.items():
+        assert bool(words) == (name != "whole")
+        assert check_overrides("fit", words) or not words
+
+
+def test_ablations_are_measured_by_family_and_against_the_whole(
+    tmp_path: Path, short_run: Path
+) -> None:
+    runs = short_run.parents[1]
+    before = (short_run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    printed = run(
+        tmp_path, "ablations.py", "--variants", "rgb-only", "--runs", str(runs),
+        "--seeds", "1", "--questions", "4", "--batch", "4", "--budgets", "0.25", "0.05",
+        "--json", "found.json", *SHORT_FIT,
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())
+    rows = {(row["variant"], row["budget"]): row for row in found["results"]}
+    assert set(rows) == {
+        ("full", 1.0), ("whole", 0.25), ("whole", 0.05), ("rgb-only", 0.25), ("rgb-only", 0.05),
+    }  # fmt: skip
+    for (variant, budget), row in rows.items():
+        for family in ("colour", "place", "comparison", "count", "read off"):
+            assert row[family]["mean"] in (0, 100 / 3, 200 / 3, 100)
+            if variant != "full":
+                gap = row[family]["mean"] - rows["whole", budget][family]["mean"]
+                assert row["apart_from_whole"][family]["mean"] == gap
+    assert rows["rgb-only", 0.25]["overrides"] == RGB_ONLY
+    assert "rgb-only" in printed
+    assert "read off - whole" in printed
+    assert (short_run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before, "trained anew"
+    assert (runs / "whole" / "0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_model_is_loaded_as_it_was_trained(measuring: ModuleType, short_run: Path) -> None:
+    model = measuring.load(short_run / "checkpoints" / "last.ckpt")
+    assert model.arr_coc.texture.out_channels == 3
+
+
+def test_a_run_with_other_overrides_is_not_taken(measuring: ModuleType, short_run: Path) -> None:
+    with pytest.raises(SystemExit, match="Name another folder"):
+        measuring.train(short_run, 0, [*RGB_ONLY, *SHORT_FIT, "trainer.max_steps=3"])
+    with pytest.raises(SystemExit, match="Name another folder"):
+        measuring.train(short_run, 1, [*RGB_ONLY, *SHORT_FIT])
+
+
+def test_figures_are_spread_over_seeds_and_paired_with_the_whole(
+    ablations: ModuleType, measuring: ModuleType
+) -> None:
+    def seed(colour: list[float], place: list[float]) -> dict[str, float]:
+        answers = {"colour": colour, "place": place, "seconds": [0.1, 0.3, 0.2]}
+        found: dict[str, float] = measuring.figures(defaultdict(list, answers))
+        return found
+
+    whole = [seed([1, 1], [1, 1]), seed([1, 0], [1, 1])]
+    part = [seed([1, 0], [1, 0]), seed([0, 0], [1, 1])]
+    assert part[0] == {"colour": 50, "place": 50, "read off": 50, "ms": 200}
+    spread = measuring.spread(part)
+    assert spread["colour"] == {"mean": 25, "half_range": 25}
+    assert spread["read off"] == {"mean": 50, "half_range": 0}
+    found = {("whole", 0.1): whole, ("part", 0.1): part}
+    apart = ablations.apart_from_whole(found, ("part", 0.1))
+    assert apart["colour"] == {"mean": -50, "half_range": 0}
+    assert apart["read off"] == {"mean": -37.5, "half_range": 12.5}
+    assert "ms" not in apart
 
 
 def test_textures_are_timed_group_by_group(tmp_path: Path) -> None:

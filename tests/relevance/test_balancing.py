@@ -186,6 +186,35 @@ def test_balance_by_hand():
     assert balance(logits, tensions_with(0.25)).tolist() == [[[2.0]]]
 
 
+HEARD_BY_HAND = [  # opinions of 1, 3 and -2, exploit 0.25
+    (["information", "participatory"], 2 * (0.25 * -2 + 0.75 * 1)),
+    (["perspectival", "participatory"], 2 * (0.25 * -2 + 0.75 * 3)),
+    (["information", "perspectival"], 1 + 3),
+    (["information"], 2 * 1),
+    (["perspectival"], 2 * 3),
+    (["participatory"], 2 * -2),
+]
+
+
+@pytest.mark.parametrize(("scorers", "expected"), HEARD_BY_HAND, ids=lambda value: str(value))
+def test_the_weights_are_dealt_out_among_those_that_are_heard(scorers, expected):
+    opinions = {"information": 1.0, "perspectival": 3.0, "participatory": -2.0}
+    logits = torch.tensor([value if name in scorers else 0 for name, value in opinions.items()])
+    found = balance(logits[None, :, None, None], tensions_with(0.25), scorers)
+    assert found.tolist() == [[[expected]]]
+
+
+@pytest.mark.parametrize("scorers", [["participatory"], ["information", "perspectival"]])
+@pytest.mark.parametrize("exploit", [0.0, 0.3, 1.0])
+def test_where_a_side_is_silent_exploit_decides_nothing_but_stays_in_the_graph(scorers, exploit):
+    logits = context(images=1)[0]
+    tensions = tensions_with(exploit).requires_grad_()
+    relevance = balance(logits, tensions, scorers)
+    assert relevance.equal(balance(logits, tensions_with(0.5), scorers))
+    relevance.square().sum().backward()
+    assert tensions.grad.eq(0).all()
+
+
 def test_two_scorers_that_agree_are_surer_than_each_alone():
     assert balance(torch.ones(1, 3, 1, 1), tensions_with(0.5)).item() == 2
 
@@ -202,3 +231,12 @@ def test_a_neighbour_in_the_batch_changes_no_relevance():
     together = balance(logits, tensions)
     for i in range(3):
         assert balance(logits[i : i + 1], tensions[i : i + 1])[0].equal(together[i])
+
+
+def test_adaptive_tensions_start_where_they_are_told() -> None:
+    balancer = AdaptiveTensions(6, 4, exploit=0.3, compress=0.8, focus=1.0)
+    context = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 4, 5), torch.rand(2, 7, 6), torch.ones(2, 7)
+    tensions = balancer(*context[:3], context[3].bool())
+    torch.testing.assert_close(tensions, torch.tensor([[0.3, 0.8, 0.99]]).expand(2, -1))
+    with pytest.raises(ValueError, match=r"compress=1.5; a tension lies in 0 to 1"):
+        AdaptiveTensions(6, 4, compress=1.5)

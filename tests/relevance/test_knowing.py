@@ -15,7 +15,7 @@ from lightning_arrcoc.relevance.knowing import (
     masked_mean,
     standardised,
 )
-from lightning_arrcoc.relevance.textures import CORE, Channel, channel_index
+from lightning_arrcoc.relevance.textures import CORE, FULL, Channel, channel_index
 
 QUERY_DIM = 6
 SCORERS = {
@@ -93,10 +93,32 @@ def test_information_averages_the_detail_channels_that_the_table_has():
     assert InformationScorer(table)(values).sigmoid().item() == pytest.approx((0.3 + 0.6 + 0) / 3)
 
 
-def test_a_table_without_salience_is_refused():
-    table = tuple(channel for channel in CORE if channel.name != "saliency")
-    with pytest.raises(KeyError, match="No channel 'saliency'"):
-        Knowing(QUERY_DIM, table)
+def perspectival_of(**values):
+    """Score of one cell before any learning, from these channels alone."""
+    table = tuple(Channel(name, "", 0, 1, "") for name in values)
+    seen = torch.tensor(list(values.values()))[None, :, None, None]
+    return PerspectivalScorer(table)(seen).sigmoid().item()
+
+
+def test_the_foveal_weight_needs_salience_to_weigh_and_salience_does_without():
+    assert perspectival_of(saliency=0.8, eccentricity=0.5) == pytest.approx(0.8 * 0.75)
+    assert perspectival_of(eccentricity=0.5, saliency=0.8) == pytest.approx(0.8 * 0.75)
+    assert perspectival_of(red=0.3, saliency=0.8) == pytest.approx(0.8)
+    assert perspectival_of(eccentricity=0.5) == 0.5
+
+
+@given(names=st.sets(st.sampled_from([channel.name for channel in FULL]), min_size=1))
+@property_of
+def test_any_part_of_the_channels_will_do_and_a_prior_without_its_channels_is_even_odds(names):
+    table = tuple(channel for channel in FULL if channel.name in names)
+    seen = textures()[:, :1].repeat(1, len(table), 1, 1) * 0.9 + 0.05
+    knowing = Knowing(QUERY_DIM, table)
+    information, perspectival, _ = knowing(seen, *question()).unbind(1)
+    assert information.eq(0).all() == names.isdisjoint(InformationScorer.DETAIL)
+    assert perspectival.eq(0).all() == ("saliency" not in names)
+    found = shaken(knowing)(seen, *question())
+    assert found.isfinite().all()
+    assert found.std((2, 3)).min() > 0  # what is learned is heard from each of them
 
 
 # ----------------------------------------------------------------------------------- learning
@@ -260,3 +282,39 @@ def test_scores_come_in_the_order_of_their_names(knowing):
         shaken(getattr(knowing, attribute))
         changed = (knowing(textures(), *question()) - before).abs().amax((0, 2, 3)) > 1e-4
         assert changed.nonzero().flatten().tolist() == [position]
+
+
+# ------------------------------------------------------------------------------ scorers left out
+
+
+@pytest.mark.parametrize(
+    "left_out", [[name] for name in SCORERS] + [["information", "participatory"]]
+)
+def test_a_scorer_that_is_left_out_answers_even_odds_and_the_others_as_before(trained, left_out):
+    heard = [name for name in SCORERS if name not in left_out]
+    torch.manual_seed(0)
+    fewer = Knowing(QUERY_DIM, scorers=heard)
+    torch.manual_seed(0)
+    untouched = Knowing(QUERY_DIM).state_dict()
+    for name, weight in fewer.state_dict().items():
+        assert weight.equal(untouched[name]), "with one seed it starts as beside the others"
+    fewer.load_state_dict({name: trained.state_dict()[name] for name in fewer.state_dict()})
+    found, expected = (knowing(textures(), *question()) for knowing in (fewer, trained))
+    for place, name in enumerate(Knowing.NAMES):
+        if name in left_out:
+            assert found[:, place].eq(0).all()
+            assert not any(SCORERS[name] in key for key in fewer.state_dict())
+        else:
+            assert found[:, place].equal(expected[:, place])
+
+
+def test_the_order_in_which_scorers_are_named_does_not_matter():
+    assert Knowing(QUERY_DIM, scorers=["participatory", "information"]).scorers == (
+        "information", "participatory",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scorers", [[], ["smell"], ["information", "smell"], "information"])
+def test_scorers_that_are_none_are_refused(scorers):
+    with pytest.raises(ValueError, match="choose one or more of information, perspectival, part"):
+        Knowing(QUERY_DIM, scorers=scorers)

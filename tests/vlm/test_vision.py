@@ -1,32 +1,19 @@
-"""Patches, coordinates and position taps, against transformers' own where it has them."""
+"""Coordinates and position taps, against transformers' own where it has them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from torch.nn import functional as F
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
 )
 
 from lightning_arrcoc.relevance import Allocation
-from lightning_arrcoc.vlm import ChatProcessor
-from lightning_arrcoc.vlm.vision import (
-    PixelScale,
-    fold_patches,
-    packed_cells,
-    patch_coordinates,
-    position_taps,
-    unfold_patches,
-)
+from lightning_arrcoc.vlm.vision import patch_coordinates, position_taps
 
-HALF = PixelScale(torch.full((3,), 0.5), torch.full((3,), 0.5))
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
@@ -37,22 +24,6 @@ def allocation(rows: int, columns: int, level: int = 0) -> Allocation:
     centres = at.float().view(-1, 2) + (step - 1) / 2
     levels = torch.full((len(centres),), level)
     return Allocation(centres, levels, torch.ones(1, 1), torch.zeros(rows, columns), torch.zeros(3))
-
-
-@pytest.mark.parametrize("size", [(96, 160), (64, 64), (32, 256)])
-def test_folding_gives_back_the_pixels(backbone_folder: Path, size: tuple[int, int]) -> None:
-    processor = ChatProcessor.from_pretrained(backbone_folder, min_pixels=1024)
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    encoded = processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
-    rows, columns = size[0] // 16, size[1] // 16
-    scale = PixelScale(
-        torch.tensor(processor.image_processor.image_mean),
-        torch.tensor(processor.image_processor.image_std),
-    )
-    image = fold_patches(encoded["pixel_values"], (rows, columns), 2, scale)
-    np.testing.assert_allclose(image[0].permute(1, 2, 0) * 255, pixels, atol=1e-3)
-    patches = unfold_patches(image, 16, 2, scale)
-    torch.testing.assert_close(patches, encoded["pixel_values"], atol=1e-5, rtol=0)
 
 
 @settings(deadline=None)
@@ -86,7 +57,28 @@ def test_taps_weigh_to_one_everywhere() -> None:
     assert bool((weights >= 0).all())
 
 
-def test_packed_cells_count_on_through_the_images() -> None:
-    grids = torch.tensor([[1, 4, 4], [1, 2, 4]])
-    first = allocation(2, 2)._replace(positions=torch.tensor([[1.0, 0.0]]), levels=torch.zeros(1))
-    assert packed_cells(grids, 2, [first, allocation(1, 2)]).tolist() == [2, 4, 5]
+def test_a_token_at_the_margin_spreads_over_what_exists() -> None:
+    at_margin = Allocation(
+        torch.tensor([[0.5, 2.0]]), torch.tensor([1]), torch.ones(1, 1), torch.zeros(2, 3),
+        torch.zeros(3),
+    )  # fmt: skip
+    assert patch_coordinates(at_margin, 2).tolist() == [
+        [0.5, 4.0],
+        [0.5, 5.0],
+        [2.5, 4.0],
+        [2.5, 5.0],
+    ]
+
+
+def test_taps_between_patches_equal_torchs_bilinear_sampling() -> None:
+    random = torch.manual_seed(0)
+    table = torch.randn(8, 8, 5, generator=random)
+    grid = torch.tensor([6.0, 11.0])
+    coordinates = torch.rand(40, 2, generator=random) * (grid - 1)
+    taps, weights = position_taps(coordinates, grid.expand(40, 2), 8)
+    ours = (table.flatten(0, 1)[taps] * weights[..., None]).sum(1)
+    where = (2 * coordinates / (grid - 1) - 1).flip(-1)  # columns first, from -1 to 1
+    theirs = F.grid_sample(
+        table.permute(2, 0, 1)[None], where[None, None], align_corners=True, mode="bilinear"
+    )
+    torch.testing.assert_close(ours, theirs[0, :, 0].T, atol=1e-5, rtol=0)

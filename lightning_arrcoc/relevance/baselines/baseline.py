@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from lightning_arrcoc.relevance.allocation import TokenAllocator
-from lightning_arrcoc.relevance.realizer import Realization
-from lightning_arrcoc.relevance.textures import CELL_PX
+from lightning_arrcoc.relevance.realizer import Realization, given_images
+from lightning_arrcoc.relevance.textures import CELL_PX, Previous
 
 
 class Baseline(nn.Module, ABC):
@@ -20,7 +19,7 @@ class Baseline(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.allocator = TokenAllocator()
+        self.allocator = TokenAllocator(coarse=False)
 
     def forward(
         self,
@@ -28,18 +27,20 @@ class Baseline(nn.Module, ABC):
         query_ILD: Tensor,
         mask_IL: Tensor,
         textures_ICHW: Tensor | None = None,
+        previous: Previous | None = None,
     ) -> Realization:
-        """As `RelevanceRealizer.forward`; scores are the relevance three times."""
+        """As `RelevanceRealizer.forward`; scores are the relevance three times.
+
+        What was seen before counts for nothing.
+        """
         if textures_ICHW is not None:
-            size = textures_ICHW.shape[-2:]
-        elif images_I3hw is not None:
-            size = torch.Size(side // CELL_PX for side in images_I3hw.shape[-2:])
+            rows, columns = textures_ICHW.shape[-2:]
         else:
-            raise ValueError("Neither images nor textures were given.")
-        logits = self.relevance_logit(len(query_ILD), size[0], size[1], images_I3hw)
+            rows, columns = (side // CELL_PX for side in given_images(images_I3hw).shape[-2:])
+        logits = self.relevance_logit(len(query_ILD), rows, columns, images_I3hw)
         logits = logits.to(query_ILD.device)
         maps = logits[:, None]
-        tensions = logits.new_full((len(logits), 3), 0.5)
+        tensions = logits.new_tensor([0.5, 0.0, 1.0]).expand(len(logits), -1)
         return Realization(maps, maps.sigmoid().expand(-1, 3, -1, -1), tensions, logits)
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from lightning_arrcoc.relevance.textures.generator import TextureGenerator
 from lightning_arrcoc.relevance.textures.picture import CELL_PX
-from lightning_arrcoc.relevance.textures.place import Previous
+from lightning_arrcoc.relevance.textures.place import Previous, side_by_side
 from lightning_arrcoc.relevance.textures.table import CORE, FULL, TABLES, Channel, channel_index
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Previous",
     "TextureGenerator",
     "channel_index",
+    "side_by_side",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from lightning_arrcoc.relevance.textures.picture import CELL_PX, Picture
 from lightning_arrcoc.relevance.textures.place import Previous, place, remembered
 from lightning_arrcoc.relevance.textures.regions import boundaries
 from lightning_arrcoc.relevance.textures.salience import edge_distance, salience, strokes
-from lightning_arrcoc.relevance.textures.table import TABLES, channel_index
+from lightning_arrcoc.relevance.textures.table import channel_index, channel_table
 
 MEASURES = {  # each makes the channels of one group
     "colour": colour,
@@ -37,11 +39,16 @@ class TextureGenerator(nn.Module):
     wherever it runs. One image never influences another.
 
     Args:
-        channels: name of the channel table, "core" (13 channels) or "full" (40).
+        channels: name of the channel table, "core" (13 channels) or "full" (40), or names of
+            single channels, such as ``["red", "green", "blue"]``.
 
     Attributes:
         channels: the table's rows, in the order of the output.
         out_channels: C.
+        remembers: whether a channel tells of the frame or turn before.
+
+    Raises:
+        ValueError: no such table or channel, a channel twice, or none.
 
     Source: L. Itti, C. Koch, E. Niebur, "A model of saliency-based visual attention for rapid
     scene analysis", PAMI 1998, section 2 (centre-surround differences). Departures: Lab distance
@@ -49,12 +56,11 @@ class TextureGenerator(nn.Module):
     channels name theirs where they are made.
     """
 
-    def __init__(self, channels: str = "core") -> None:
+    def __init__(self, channels: str | Sequence[str] = "core") -> None:
         super().__init__()
-        if channels not in TABLES:
-            raise ValueError(f"channels={channels!r}; choose one of {', '.join(TABLES)}.")
-        self.channels = TABLES[channels]
+        self.channels = channel_table(channels)
         self.out_channels = len(self.channels)
+        self.remembers = any(channel.group == "previous" for channel in self.channels)
 
     def index(self, name: str) -> int:
         """Position of a channel.
@@ -63,6 +69,19 @@ class TextureGenerator(nn.Module):
             KeyError: the table has no such channel.
         """
         return channel_index(self.channels, name)
+
+    def remember(
+        self, images_I3hw: Tensor | None, textures_ICHW: Tensor, relevance_IHW: Tensor
+    ) -> Previous | None:
+        """What the next frame or turn is told of this one; None where no channel tells of it.
+
+        Saliency is told where it is measured.
+        """
+        if not self.remembers:
+            return None
+        measured = any(channel.name == "saliency" for channel in self.channels)
+        saliency_IHW = textures_ICHW[:, self.index("saliency")] if measured else None
+        return Previous(images_I3hw, saliency_IHW, relevance_IHW.detach())
 
     @torch.no_grad()
     def forward(self, images_I3hw: Tensor, previous: Previous | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,35 @@ class Previous(NamedTuple):
     images: Tensor | None = None
     saliency: Tensor | None = None
     relevance: Tensor | None = None
+
+    def image(self, index: int) -> Previous:
+        """What was seen of one image, without the axis I."""
+        return Previous(*(None if values is None else values[index] for values in self))
+
+
+def side_by_side(previous: Sequence[Previous | None], images_I3hw: Tensor) -> Previous | None:
+    """What was seen before of several images, of which some may be new.
+
+    Args:
+        previous: for each image, without the axis I; None for a first frame or turn.
+        images_I3hw: the images now.
+
+    Returns:
+        None where all are new. One that is new has not moved.
+
+    Raises:
+        ValueError: an image had another size before.
+    """
+    if all(known is None for known in previous):
+        return None
+    height, width = images_I3hw.shape[-2:]
+    nothing = images_I3hw.new_zeros(height // CELL_PX, width // CELL_PX)
+    found: list[list[Tensor]] = []
+    for known, image in zip(previous, images_I3hw, strict=True):
+        unmoved = (image, nothing, nothing)
+        pairs = zip(Previous._fields, known or Previous(), unmoved, strict=True)
+        found.append([_of_size(name, value, instead) for name, value, instead in pairs])
+    return Previous(*(torch.stack(values) for values in zip(*found, strict=True)))
 
 
 def place(picture: Picture) -> dict[str, Tensor]:
@@ -48,21 +78,22 @@ def remembered(picture: Picture, previous: Previous) -> dict[str, Tensor]:
     nothing = picture.images_I3hw.new_zeros(count, height // CELL_PX, width // CELL_PX)
     motion = nothing
     if previous.images is not None:
-        _same("images", previous.images, picture.images_I3hw)
-        before = Picture(previous.images.float())
+        before = Picture(_of_size("images", previous.images, picture.images_I3hw))
         motion = per_cell((picture.luma_Ihw - before.luma_Ihw).abs())
-    found = {"motion": motion}
-    for name in ("saliency", "relevance"):
-        value: Tensor | None = getattr(previous, name)
-        if value is not None:
-            _same(name, value, nothing)
-        found[f"previous_{name}"] = nothing if value is None else value.float()
-    return found
+    return {
+        "motion": motion,
+        "previous_saliency": _of_size("saliency", previous.saliency, nothing),
+        "previous_relevance": _of_size("relevance", previous.relevance, nothing),
+    }
 
 
-def _same(name: str, found: Tensor, expected: Tensor) -> None:
+def _of_size(name: str, found: Tensor | None, expected: Tensor) -> Tensor:
+    """What was found, with type and device of what is expected; that itself where it is None."""
+    if found is None:
+        return expected
     if found.shape != expected.shape:
         raise ValueError(
             f"previous.{name} has shape {tuple(found.shape)}; expected {tuple(expected.shape)}, "
             "that of the images now. Start anew (previous=None) when the size changes."
         )
+    return found.to(expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -58,6 +58,28 @@ CORE_NAMES = (
 )  # fmt: skip
 CORE = tuple(next(row for row in FULL if row.name == name) for name in CORE_NAMES)
 TABLES: Mapping[str, tuple[Channel, ...]] = {"core": CORE, "full": FULL}
+
+
+def channel_table(channels: str | Sequence[str]) -> tuple[Channel, ...]:
+    """A table by its name, or the rows of single channels in the order given.
+
+    Raises:
+        ValueError: no such table or channel, a channel twice, or none.
+    """
+    if isinstance(channels, str):
+        if channels not in TABLES:
+            raise ValueError(
+                f"channels={channels!r}; choose one of {', '.join(TABLES)}, or list single "
+                "channels, as [red,green,blue]."
+            )
+        return TABLES[channels]
+    known = {channel.name: channel for channel in FULL}
+    names = list(channels)
+    if not names or len(set(names)) < len(names) or set(names) - set(known):
+        raise ValueError(
+            f"channels={names}; expected each once and at least one of {', '.join(known)}."
+        )
+    return tuple(known[name] for name in names)
 
 
 def channel_index(channels: tuple[Channel, ...], name: str) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_arrcoc.relevance import build_realizer
+from lightning_arrcoc.relevance import Previous, build_realizer
 from lightning_arrcoc.relevance.baselines import (
     DivPruneLike,
     EdgeSaliency,
@@ -38,11 +38,19 @@ def test_every_selector_answers_the_same_interface(name, textures_only):
     assert found.scores.shape == (2, 3, 2, 5)
     assert found.tensions.shape == (2, 3)
     assert found.relevance.shape == found.relevance_logit.shape == (2, 2, 5)
-    assert {values.dtype for values in found} == {torch.float32}
+    assert {values.dtype for values in found[:4]} == {torch.float32}
     for share in (found.scores, found.tensions, found.relevance):
         assert 0 <= share.min() <= share.max() <= 1
-    allocations = selector.allocator(found.relevance_logit, found.tensions, 7)
+    allocations = selector.allocator([found.image(i) for i in range(2)], 7)
     assert sum(len(allocation.cells) for allocation in allocations) == 7
+
+
+@pytest.mark.parametrize("make", [*BLIND.values(), *LOOKING.values()], ids=[*BLIND, *LOOKING])
+def test_a_baseline_is_told_of_the_turn_before_and_does_not_mind(make):
+    before = Previous(1 - IMAGES, torch.rand(2, 2, 5), torch.rand(2, 2, 5))
+    found, plain = make()(IMAGES, QUERY, MASK, None, before), make()(IMAGES, QUERY, MASK)
+    assert found.relevance_logit.equal(plain.relevance_logit)
+    assert found.seen is None
 
 
 @pytest.mark.parametrize("make", BLIND.values(), ids=BLIND)

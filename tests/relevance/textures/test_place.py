@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_arrcoc.relevance.textures import CELL_PX, Previous, TextureGenerator
+from lightning_arrcoc.relevance.textures import CELL_PX, Previous, TextureGenerator, side_by_side
 
 
 def test_places_by_hand(measure):
@@ -76,3 +76,53 @@ def test_core_takes_a_memory_that_it_has_no_channels_for(picture):
 def test_a_memory_of_another_size_is_refused(name, shape, expected, picture, measure):
     with pytest.raises(ValueError, match=rf"previous\.{name} has shape .*expected {expected}"):
         measure(picture(), Previous(**{name: torch.zeros(shape)}))
+
+
+def test_images_seen_before_and_new_ones_stand_side_by_side(picture, measure):
+    images = torch.cat([picture(seed=seed) for seed in range(3)])
+    before = Previous(picture(seed=7)[0], torch.rand(2, 3), torch.rand(2, 3))
+    known = side_by_side([None, before, Previous(relevance=torch.ones(2, 3))], images)
+    together = measure(images, known)
+    alone = measure(images[1:2], Previous(*(values[None] for values in before)))
+    for name in REMEMBERED:
+        assert not together[name][0].any(), "a new image remembers nothing"
+        torch.testing.assert_close(together[name][1], alone[name][0])
+        assert together[name][1].any()
+    assert not together["motion"][2].any()
+    assert together["previous_relevance"][2].eq(1).all()
+    assert known.image(1).images.equal(before.images)
+
+
+def test_where_all_images_are_new_there_is_nothing_before(picture):
+    assert side_by_side([None], picture()) is None
+
+
+def test_what_was_seen_elsewhere_and_otherwise_comes_as_the_images_are(picture):
+    known = side_by_side([Previous(relevance=torch.ones(2, 3, dtype=torch.float64))], picture())
+    assert known.relevance.dtype == picture().dtype
+
+
+def test_an_image_of_another_size_before_is_refused(picture):
+    with pytest.raises(ValueError, match=r"previous\.images has shape .*expected \(3, 64, 96\)"):
+        side_by_side([None, Previous(torch.zeros(3, 64, 64))], torch.cat([picture(), picture()]))
+
+
+@pytest.mark.parametrize("channels", ["full", ["saliency", "motion"], ["motion", "red"]])
+def test_what_is_remembered_is_image_saliency_and_relevance(picture, channels):
+    texture = TextureGenerator(channels)
+    assert texture.remembers
+    textures, relevance = texture(picture()), torch.rand(1, 2, 3, requires_grad=True)
+    seen = texture.remember(picture(), textures, relevance)
+    assert seen.images.equal(picture())
+    assert seen.relevance.equal(relevance)
+    assert not seen.relevance.requires_grad
+    if "saliency" in [channel.name for channel in texture.channels]:
+        assert seen.saliency.equal(textures[:, texture.index("saliency")])
+    else:
+        assert seen.saliency is None
+
+
+def test_textures_without_memory_remember_nothing(picture):
+    texture = TextureGenerator("core")
+    assert not texture.remembers
+    assert texture.remember(picture(), texture(picture()), torch.rand(1, 2, 3)) is None

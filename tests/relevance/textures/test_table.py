@@ -50,6 +50,22 @@ def test_an_unknown_channel_table_is_refused():
         TextureGenerator("everything")
 
 
+def test_single_channels_are_those_of_the_full_table_in_the_order_given(picture, measure):
+    names = ["y", "blue", "contrast", "red"]
+    texture = TextureGenerator(names)
+    assert [channel.name for channel in texture.channels] == names
+    assert texture.out_channels == 4
+    full = measure(picture())
+    for name, values in zip(names, texture(picture()).unbind(1), strict=True):
+        assert values.equal(full[name])
+
+
+@pytest.mark.parametrize("channels", [[], ["red", "smell"], ["red", "red"], ["core"]])
+def test_single_channels_that_are_none_are_refused(channels):
+    with pytest.raises(ValueError, match=r"expected each once and at least one of red, green"):
+        TextureGenerator(channels)
+
+
 def test_an_unknown_channel_is_refused_with_the_known_ones():
     with pytest.raises(KeyError, match=r"No channel 'smell'; there are red, green"):
         TextureGenerator().index("smell")

@@ -1,9 +1,9 @@
-"""A stranger sees which cells were kept, and whether the answer was right."""
+"""A stranger sees what was kept for each answer, and whether it was right."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lightning_arrcoc.pictures import (
-    COLUMNS,
-    DIMMED,
-    NEUTRAL,
-    RIGHT,
-    WRONG,
-    Answered,
-    draw_answers,
-    kept_mask,
-    save_figure,
-    wrap,
-)
+from lightning_arrcoc.pictures import Answered, draw_answers, save_figure
+from lightning_arrcoc.pictures.answers import COLUMNS, NEUTRAL, RIGHT, WRONG, wrap
+from lightning_arrcoc.pictures.kept import DIMMED
 from lightning_arrcoc.relevance import Allocation
 
 
@@ -53,17 +44,6 @@ def drawn(figure: Figure) -> list:
     return [axes for axes in figure.axes if axes.images]
 
 
-def test_the_kept_cells_are_those_of_the_positions() -> None:
-    mask = kept_mask(allocation(2, 3, [(0, 1), (1, 2)]))
-    assert mask.dtype == bool
-    assert mask.tolist() == [[False, True, False], [False, False, True]]
-
-
-def test_the_kept_cells_of_a_tall_grid_are_rows_first() -> None:
-    mask = kept_mask(allocation(3, 2, [(2, 0)]))
-    assert mask.tolist() == [[False, False], [False, False], [True, False]]
-
-
 @pytest.mark.parametrize("count", [1, 3, COLUMNS, COLUMNS + 1])
 def test_a_sheet_has_one_picture_an_answer(count: int) -> None:
     figure = draw_answers([answered(question=f"Number {i}?") for i in range(count)], "a title")
@@ -84,6 +64,14 @@ def test_each_picture_says_question_tokens_answer_and_truth() -> None:
 def test_without_a_truth_none_is_shown() -> None:
     (axes,) = drawn(draw_answers([answered(truth=None)], "title"))
     assert [text.get_text() for text in axes.texts] == ["answer: 7"]
+
+
+def test_frames_of_several_levels_are_explained_once(allocate: Callable[..., Allocation]) -> None:
+    coarse = answered()._replace(allocation=allocate(2, 3, [(0, 0, 2), (1, 0, 0)]))
+    figure = draw_answers([answered(), coarse, coarse], "title")
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.texts] == ["level 0: one cell", "level 1: 2 x 2 cells"]
+    assert draw_answers([answered()], "title").legends == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Low-rank adapters inside a frozen backbone, through peft: the one file that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Qwen3VLForConditionalGeneration
+
+ADAPTER = "default"  # peft's own name for an only adapter
+MARK = "lora_"  # what peft puts before the names of its parts ...
+WRAPPED = ".base_layer."  # ... and into those of the parameters that it stands beside
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the vision tower's are called otherwise
+
+
+def add_lora(
+    backbone: Qwen3VLForConditionalGeneration,
+    *,
+    rank: int = 8,
+    alpha: int = 16,
+    dropout: float = 0.0,
+    targets: Sequence[str] = ATTENTION,
+) -> None:
+    """Put trainable adapters beside linear layers, in place; until trained they change nothing.
+
+    The class of the backbone stays the stock one, and its own weights are frozen.
+
+    Args:
+        backbone: without adapters.
+        rank: of each adapter.
+        alpha: an adapter's output is scaled by ``alpha / rank``.
+        dropout: of an adapter's input while training, 0 to 1.
+        targets: names of the layers; by default the language model's attention projections.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: a rank below one, or no layer of such a name.
+
+    Source: E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, section
+    4. Departure: all four attention projections by default, not queries and values alone.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import cast_adapter_dtype
+    except ImportError as error:
+        raise ImportError(
+            'LoRA needs peft. Run: pip install "lightning-arrcoc[lora]", or leave model/lora=none.'
+        ) from error
+    settings = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)
+    )
+    backbone.add_adapter(settings, adapter_name=ADAPTER)
+    cast_adapter_dtype(backbone, ADAPTER)  # an optimizer's small steps are lost in bf16
+
+
+def has_lora(backbone: Qwen3VLForConditionalGeneration) -> bool:
+    """Whether there are adapters."""
+    return hasattr(backbone, "peft_config")
+
+
+def lora_parameters(backbone: Qwen3VLForConditionalGeneration) -> dict[str, nn.Parameter]:
+    """The adapters' own weights by their names in the backbone; empty without adapters."""
+    return {name: value for name, value in backbone.named_parameters() if MARK in name}
+
+
+def base_parameters(backbone: Qwen3VLForConditionalGeneration) -> dict[str, nn.Parameter]:
+    """The stock model's weights by their stock names, adapters or not."""
+    return {
+        name.replace(WRAPPED, "."): value
+        for name, value in backbone.named_parameters()
+        if MARK not in name
+    }
+
+
+def lora_settings(backbone: Qwen3VLForConditionalGeneration) -> dict[str, Any]:
+    """What the adapters' effect depends on beside their weights, as plain values; or nothing."""
+    if not has_lora(backbone):
+        return {}
+    settings = backbone.peft_config[ADAPTER]
+    return {
+        "rank": int(settings.r),
+        "alpha": int(settings.lora_alpha),
+        "targets": sorted(settings.target_modules),
+    }
+
+
+def set_lora_training(backbone: Qwen3VLForConditionalGeneration, mode: bool) -> None:
+    """Switch the adapters' dropout, and nothing else of the backbone."""
+    for name, module in backbone.named_modules():
+        if MARK in name:
+            module.train(mode)
+
+
+@contextmanager
+def base_alone(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
+    """Within it the backbone answers as if it had no adapters: as the stock model does."""
+    if not has_lora(backbone):
+        yield
+        return
+    learning = {name: value.requires_grad for name, value in lora_parameters(backbone).items()}
+    backbone.disable_adapters()
+    try:
+        yield
+    finally:
+        backbone.enable_adapters()
+        for name, value in lora_parameters(backbone).items():
+            value.requires_grad_(learning[name])  # peft switches these as well
+
+
+def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
+    """Write the adapters in peft's own format, for ``peft.PeftModel.from_pretrained``."""
+    backbone.save_pretrained(folder)  # with adapters inside, transformers writes them alone
