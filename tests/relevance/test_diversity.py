@@ -37,14 +37,14 @@ def test_full_focus_changes_nothing_and_less_focus_lowers_more(twins):
     assert falls[0] < 0
 
 
-def test_less_focus_gives_the_copies_tokens_to_what_looks_different(twins):
-    logits, looks = twins
+def test_less_focus_gives_the_tokens_of_copies_to_what_looks_different(twins):
+    _, looks = twins
+    logits = torch.tensor([[4.0, 3.9, 3.8, 3.0, 2.9]])
     kept = {
         focus: TokenAllocator(3)([image(logits, looks, focus)])[0].cells.tolist()
         for focus in (1.0, 0.0)
     }
-    assert kept == {1.0: [0, 1, 2], 0.0: [0, 1, 2]} or kept[0.0] == [0, 3, 4]
-    assert kept[1.0] == [0, 1, 2]
+    assert kept == {1.0: [0, 1, 2], 0.0: [0, 3, 4]}
 
 
 def test_similarity_fades_with_the_distance_of_looks():
