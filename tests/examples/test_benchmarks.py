@@ -198,3 +198,13 @@ def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) 
         assert 0 < row["choosing_share"] + row["tower_share"] < 1
         assert f"{row['of_stock']:.3f}" in printed
     assert "target" not in printed  # they are those of 2B dimensions
+
+
+def test_allocation_is_timed_with_and_without_levels(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, "allocation.py", "--cells", "9", "--repeats", "2", "--json", "found.json"
+    )
+    rows = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert len(rows) == 3 * 4
+    assert all(len(row["ms"]) == 2 and min(row["ms"]) > 0 for row in rows)
+    assert "quadtree, look-alikes" in printed
