@@ -57,12 +57,11 @@ def split_regions(
     sums_RQ = torch.where(real_RQ4, carried_RQ4, 0).sum(-1)
     order_RQ4 = cells_RQ4.argsort(dim=-1, descending=True, stable=True)
     by_cells_RQK = F.pad(cells_RQ4.gather(-1, order_RQ4).cumsum(-1), (1, 0))
-    # A single cell is that cell, at no loss.
-    as_one_RQ = torch.where(real_RQ4.sum(-1) > 1, worth_R[:, None] * sums_RQ, ABSENT)
+    as_one_RQ = torch.where(real_RQ4.any(-1), worth_R[:, None] * sums_RQ, ABSENT)
     quadrant_RQK = _or_as_one(by_cells_RQK, as_one_RQ)
     half_R2K = _joined(quadrant_RQK[:, 0::2], quadrant_RQK[:, 1::2])
     by_quadrants_RK = _joined(half_R2K[:, 0], half_R2K[:, 1])
-    as_one_R = torch.where(real_RQ4.sum((1, 2)) > 1, worth_R**2 * sums_RQ.sum(-1), ABSENT)
+    as_one_R = worth_R**2 * sums_RQ.sum(-1)
 
     tokens_R = _steepest(_or_as_one(by_quadrants_RK, as_one_R), tokens)
     whole_R = (tokens_R == 1) & (as_one_R > by_quadrants_RK[:, 1])

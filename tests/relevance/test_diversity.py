@@ -47,6 +47,14 @@ def test_less_focus_gives_the_tokens_of_copies_to_what_looks_different(twins):
     assert kept == {1.0: [0, 1, 2], 0.0: [0, 3, 4]}
 
 
+def test_a_copy_loses_its_share_and_not_its_log_odds(twins):
+    """A thousandth of a share is 1.7 log-odds at the usual temperature, not 6.9."""
+    _, looks = twins
+    logits = torch.tensor([[4.0, 3.9, 3.8, 2.0, 1.9]])
+    assert TokenAllocator(3)([image(logits, looks, 0.0)])[0].cells.tolist() == [0, 1, 2]
+    assert TokenAllocator(3, temperature=0.5)([image(logits, looks, 0.0)])[0].cells.tolist() == [0, 3, 4]  # fmt: skip
+
+
 def test_similarity_fades_with_the_distance_of_looks():
     logits = torch.tensor([[2.0, 1.0]])
     near = torch.tensor([[[0.0, ALIKE]]])
