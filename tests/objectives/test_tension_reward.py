@@ -52,6 +52,18 @@ def test_tensions_move_towards_what_is_rewarded(
     assert focus < 0.4
 
 
+def test_equal_rewards_teach_nothing(
+    model: ArrCocQwen3VL, encode: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = TensionReward(every=1, seed=0)
+    monkeypatch.setattr(reward, "_reward", lambda *args: torch.full((len(args[2]),), 0.7))
+    found = tried(reward, model, batch_of(encode, picture))
+    assert found is not None
+    found[0].backward()
+    gradient = model.arr_coc.balancer.policy_net[-1].bias.grad
+    torch.testing.assert_close(gradient, torch.zeros(3), atol=1e-6, rtol=0)
+
+
 def test_the_reward_is_the_probability_of_the_answer(
     model: ArrCocQwen3VL, encode: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
