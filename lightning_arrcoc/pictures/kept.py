@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_arrcoc.relevance import Allocation
@@ -19,17 +18,9 @@ MOST_SIDE_PX = 1024  # finer than a sheet can show
 INSET = 0.05  # cells; frames of neighbours stand side by side instead of one on the other
 
 
-def kept_mask(allocation: Allocation) -> NDArray[np.bool_]:
-    """Which cells some token covers, ``(H, W)``."""
-    kept = np.zeros(tuple(allocation.relevance.shape), dtype=bool)
-    for top, left, bottom, right in allocation.boxes.tolist():
-        kept[top:bottom, left:right] = True
-    return kept
-
-
 def draw_kept(axes: Axes, image: Image.Image, allocation: Allocation) -> None:
     """Show the image with dropped cells dark, and a frame round what each token covers."""
-    kept = kept_mask(allocation)
+    kept = allocation.covered.cpu().numpy()
     rows, columns = kept.shape
     small = image.convert("RGB")
     small.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX))

@@ -72,10 +72,8 @@ def draw_channel(axes: Axes, values_HW: Tensor, channel: Channel, image: Image.I
 
 def found(values_HW: Tensor) -> str:
     """Smallest and largest value, because a full scale shows little of small differences."""
-    ends = (
-        round(float(end), 2) + 0.0 for end in values_HW.detach().aminmax()
-    )  # + 0.0: no minus zero
-    return " to ".join(f"{end:.2f}" for end in ends)
+    ends = (round(float(end), 2) for end in values_HW.detach().aminmax())
+    return " to ".join(f"{end + 0.0:.2f}" for end in ends)  # + 0.0 turns minus zero into zero
 
 
 def _entitle(axes: Axes, name: str, below: str, size_pt: float) -> None:

@@ -164,11 +164,9 @@ def _draw_maps(page: Page, top: float, height: float, aspect: float, item: Expla
     maps["relevance"] = item.answered.allocation.relevance
     for place, (name, values_HW) in enumerate(maps.items()):
         row, column = divmod(place, 2)
-        axes = page.axes(left + column * (width + BAR), top + row * (height + TITLE), width, height)
-        draw_score(axes, values_HW, name, image)
-        right = left + column * (width + BAR) + width
-        bar = page.axes(right + 0.06, top + row * (height + TITLE), 0.1, height)
-        draw_scale(bar, SCORE_SCALE, "vertical")
+        x, y = left + column * (width + BAR), top + row * (height + TITLE)
+        draw_score(page.axes(x, y, width, height), values_HW, name, image)
+        draw_scale(page.axes(x + width + 0.06, y, 0.1, height), SCORE_SCALE, "vertical")
 
 
 def _draw_tensions(page: Page, top: float, item: Explained) -> None:

@@ -18,7 +18,6 @@ from lightning_arrcoc.pictures.kept import (
     INSET,
     LEVEL_COLOURS,
     draw_kept,
-    kept_mask,
     level_counts,
     level_key,
 )
@@ -26,6 +25,15 @@ from lightning_arrcoc.relevance import Allocation
 
 Allocate = Callable[..., Allocation]
 MIXED = [(0, 0, 0), (1, 0, 2), (2, 4, 0), (2, 4, 4)]  # on 5 x 6 cells the last two stick out
+COVERED = np.array(
+    [
+        [1, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1],
+    ]
+)
 
 
 def drawn(image: Image.Image, allocation: Allocation) -> Axes:
@@ -43,28 +51,6 @@ def frames(axes: Axes) -> list[tuple[str, tuple[float, ...]]]:
     return [
         (colour, tuple(np.round([*c.min(0)[::-1], *c.max(0)[::-1]], 6)))
         for colour, c in zip(colours, corners, strict=True)
-    ]
-
-
-def test_the_kept_cells_are_those_of_the_positions(allocate: Allocate) -> None:
-    mask = kept_mask(allocate(2, 3, [(0, 0, 1), (0, 1, 2)]))
-    assert mask.dtype == bool
-    assert mask.tolist() == [[False, True, False], [False, False, True]]
-
-
-def test_the_kept_cells_of_a_tall_grid_are_rows_first(allocate: Allocate) -> None:
-    mask = kept_mask(allocate(3, 2, [(0, 2, 0)]))
-    assert mask.tolist() == [[False, False], [False, False], [True, False]]
-
-
-def test_a_token_keeps_all_cells_of_its_level_that_exist(allocate: Allocate) -> None:
-    mask = kept_mask(allocate(5, 6, MIXED)).astype(int)
-    assert mask.tolist() == [
-        [1, 0, 1, 1, 0, 0],
-        [0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 1, 1],
     ]
 
 
@@ -90,7 +76,7 @@ def test_covered_cells_are_bright_and_dropped_ones_dark_where_they_stand(
     canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba(), dtype=int)[..., :3].mean(-1)
-    for (row, column), kept in np.ndenumerate(kept_mask(allocation)):
+    for (row, column), kept in np.ndenumerate(COVERED):
         x, y = axes.transData.transform((column + 0.5, row + 0.5))
         expected = 255 if kept else 255 * DIMMED
         assert pixels[len(pixels) - round(y), round(x)] == pytest.approx(expected, abs=8)
