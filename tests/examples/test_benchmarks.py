@@ -175,3 +175,13 @@ def test_textures_are_timed_group_by_group(tmp_path: Path) -> None:
     assert (tmp_path / "found.json").exists()
     assert "core" in printed
     assert "full" in printed
+
+
+def test_a_teacher_is_timed_with_and_without_memory(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, "teacher.py", "--canvases", "1", "--turns", "2", "--repeats", "1",
+        "--json", "found.json",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())["median_ms"]
+    assert all(ms > 0 and name in printed for name, ms in found.items())
+    assert found["teacher alone, known"] < found["teacher alone, new"]
