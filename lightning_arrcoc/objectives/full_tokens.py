@@ -12,6 +12,8 @@ from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.packing import forward_packed
 
+READ = ("input_ids", "attention_mask", "turns", "pixel_values", "image_grid_thw", "labels")
+
 
 class FullTokens:
     """Answer from all tokens: for a backbone in training.
@@ -47,10 +49,10 @@ class Answer(NamedTuple):
 
 def answer_fully(model: ArrCocQwen3VL, inputs: Mapping[str, Any]) -> Answer:
     """Answer a batch, packed or not, from all of its tokens."""
-    if "turns" not in inputs:
-        output = model(**inputs, selector=Everything(), budget=1.0)
-        return Answer(output.loss, output.logits, output.labels)
-    dropped = ("attention_mask", "query_mask")
-    known = {key: value for key, value in inputs.items() if key not in dropped}
-    output = forward_packed(model.backbone, **known)
-    return Answer(output.loss, output.logits, inputs["labels"])
+    known = {key: inputs[key] for key in READ if key in inputs}
+    if "turns" in inputs:
+        del known["attention_mask"]
+        output = forward_packed(model.backbone, **known)
+        return Answer(output.loss, output.logits, inputs["labels"])
+    output = model(**known, selector=Everything(), budget=1.0)
+    return Answer(output.loss, output.logits, output.labels)

@@ -14,6 +14,8 @@ from lightning_arrcoc.vlm.covering import cell_counts
 from lightning_arrcoc.vlm.packing import SHARED
 from lightning_arrcoc.vlm.selection import image_owners
 
+BY_IMAGE = ("pixel_values", "image_grid_thw", "textures", "previous")
+
 
 def take_rows(
     backbone: Qwen3VLForConditionalGeneration, inputs: Mapping[str, Any], rows: Sequence[int]
@@ -28,11 +30,13 @@ def take_rows(
     Raises:
         ValueError: images do not match the text.
     """
-    by_image = ("pixel_values", "image_grid_thw")
     index = torch.as_tensor(rows, device=inputs["input_ids"].device)
-    taken = {key: value[index] for key, value in inputs.items() if key not in by_image}
+    taken = {key: value[index] for key, value in inputs.items() if key not in BY_IMAGE}
     images = images_of_rows(backbone, inputs)
     chosen = [image for row in rows for image in images[row]]
+    for key in ("textures", "previous"):
+        if inputs.get(key) is not None:
+            taken[key] = [inputs[key][image] for image in chosen]
     if chosen:
         grids = inputs["image_grid_thw"]
         patches = torch.split(inputs["pixel_values"], grids.prod(-1).tolist())

@@ -208,3 +208,12 @@ def test_allocation_is_timed_with_and_without_levels(tmp_path: Path) -> None:
     assert len(rows) == 3 * 4
     assert all(len(row["ms"]) == 2 and min(row["ms"]) > 0 for row in rows)
     assert "quadtree, look-alikes" in printed
+
+
+def test_a_teacher_is_timed_with_and_without_memory(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, "teacher.py", "--canvases", "1", "--turns", "2", "--repeats", "1",
+        "--json", "found.json",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())["median_ms"]
+    assert all(ms > 0 and name in printed for name, ms in found.items())

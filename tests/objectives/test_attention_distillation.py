@@ -22,10 +22,11 @@ def test_the_loss_compares_relevance_with_attention(
     used = ("input_ids", "turns", "pixel_values", "image_grid_thw", "labels")
     shares = attend_answers(model.backbone, **{key: batch[key] for key in used})
     visual = batch["input_ids"][0] == model.backbone.config.image_token_id
+    temperature = model.arr_coc.allocator.temperature
     losses = []
     for turn, asked in enumerate(ASKED):
         logits = model(**encode(([picture(0)], [asked]))).relevance_logits[0].flatten()
-        losses.append(divergence(shares[0, turn, visual], logits / 0.5))
+        losses.append(divergence(shares[0, turn, visual], logits / temperature))
     torch.testing.assert_close(lesson.loss, torch.stack(losses).mean(), atol=1e-4, rtol=1e-4)
     other = AttributionDistillation()(model, batch, 0.0)
     assert lesson.logs.keys() == other.logs.keys()

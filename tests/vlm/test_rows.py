@@ -99,6 +99,15 @@ def test_rows_are_taken_with_their_images(
         assert torch.equal(taken["pixel_values"], expected["pixel_values"])
 
 
+def test_what_belongs_to_images_goes_with_them(
+    processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
+) -> None:
+    batch = encode(processor, *ROWS) | {"textures": [10, 11, 12], "previous": [None, 1, 2]}
+    taken = take_rows(backbone, batch, [2, 0, 1])
+    assert taken["textures"] == [11, 12, 10]
+    assert taken["previous"] == [1, 2, None]
+
+
 def test_images_that_do_not_match_the_text_are_refused(
     processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
 ) -> None:
