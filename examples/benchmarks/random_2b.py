@@ -16,7 +16,7 @@ from transformers.initialization import no_init_weights
 from lightning_arrcoc import ArrCocQwen3VL
 from lightning_arrcoc.relevance import CELL_PX, build_realizer
 from lightning_arrcoc.vlm.loading import locate
-from lightning_arrcoc.vlm.vision import unfold_patches
+from lightning_arrcoc.vlm.patches import unfold_patches
 
 # Qwen/Qwen3-VL-2B-Instruct, as in pytorch/torchtitan, torchtitan/models/qwen3_vl/__init__.py, _2b,
 # at 0310b49; what is not named there (special tokens among it) is transformers' default.
