@@ -80,8 +80,8 @@ def build(config: Qwen3VLConfig, device: torch.device, dtype: torch.dtype) -> Ar
     return ArrCocQwen3VL(backbone, realizer).eval()
 
 
-def example(model: ArrCocQwen3VL, size: int) -> dict[str, Tensor]:
-    """A processor's batch: a drawn picture, a question of 24 tokens and an answer of 8."""
+def example(model: ArrCocQwen3VL, size: int, samples: int) -> dict[str, Tensor]:
+    """A processor's batch: samples alike, a drawn picture, a question of 24 tokens, 8 of answer."""
     config = model.backbone.config
     vision = config.vision_config
     side, merge = vision.patch_size, vision.spatial_merge_size
@@ -107,4 +107,4 @@ def example(model: ArrCocQwen3VL, size: int) -> dict[str, Tensor]:
     }
     batch = {key: value.to(device) for key, value in batch.items()}
     batch["pixel_values"] = unfold_patches(drawn(size).to(device), side, merge, model.pixel_scale)
-    return batch
+    return {key: rows.repeat(samples, 1) for key, rows in batch.items()}

@@ -2,8 +2,8 @@
 
     python examples/benchmarks/speed.py [--quick] [--json FILE]
 
-One image and 40 text tokens, random weights. The stock model takes turns with ARR-COC that chooses
-after and before the vision tower, so that a machine that slows down slows all.
+A sample is one image and 40 text tokens; weights are random. The stock model takes turns with
+ARR-COC that chooses after and before the vision tower, so that a machine that slows down slows all.
 
 - *prefill* is what `generate` does before the first token: a forward pass from `pixel_values`,
   without gradients, with the logits of the last position. The choice is part of it: textures,
@@ -38,7 +38,7 @@ import torch
 from random_2b import TEXT_TOKENS, build, configuration, example
 from stopwatch import Stopwatch
 from textures import machine
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen3VLConfig
 
 from lightning_arrcoc import ArrCocQwen3VL
@@ -60,8 +60,13 @@ class Variant(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One pass. Seconds; the peak in GiB, or None where the system does not tell."""
+    """One pass: patches in the tower and tokens in the language model, of a sample; seconds.
 
+    The peak is None where the system does not tell.
+    """
+
+    patches: int
+    tokens: int
     total: float
     forward: float
     choosing: float
@@ -83,11 +88,19 @@ class Race:
 
     def run(self, job: str, variant: Variant, batch: dict[str, Tensor]) -> Turn:
         """One pass, timed."""
-        visual = self.model.backbone.model.visual
+        tower = self.model.backbone.model.visual
+        language = self.model.backbone.model.language_model
+        lengths: list[int] = []
+
+        def count(module: nn.Module, inputs: Any, output: Any) -> None:
+            lengths.append(output.last_hidden_state.shape[-2])
+
         watch = Stopwatch(self.device)
         hooks = [
-            visual.register_forward_pre_hook(watch.mark),
-            visual.register_forward_hook(watch.mark),
+            tower.register_forward_pre_hook(watch.mark),
+            tower.register_forward_hook(watch.mark),
+            tower.register_forward_hook(count),
+            language.register_forward_hook(count),
         ]
         if job == "prefill":
             with torch.no_grad():
@@ -104,9 +117,13 @@ class Race:
         watch.mark()
         for hook in hooks:
             hook.remove()
-        choosing, tower, language, back = watch.laps()
-        forward = choosing + tower + language
-        return Turn(forward + back, forward, choosing, tower, watch.peak_gib())
+        patches, tokens = lengths
+        choosing, in_tower, in_language, back = watch.laps()
+        forward = choosing + in_tower + in_language
+        return Turn(
+            patches // len(batch["input_ids"]), tokens,
+            forward + back, forward, choosing, in_tower, watch.peak_gib(),
+        )  # fmt: skip
 
     def _forward(self, variant: Variant, batch: dict[str, Tensor], **options: Any) -> Any:
         names = ["input_ids", "attention_mask", "pixel_values", "image_grid_thw"]
@@ -118,13 +135,11 @@ class Race:
         return self.model(**inputs, query_mask=batch["query_mask"], budget=variant.budget)
 
 
-def limit(config: Qwen3VLConfig, job: str, variant: Variant, cells: int) -> int:
-    """FLOPs of the variant's matrix products, without those of choosing."""
-    kept = variant.budget or cells
-    seen = kept if variant.select == "before_vision" else cells
-    tokens = kept + TEXT_TOKENS
-    tower = vision_flops(config.vision_config, seen * config.vision_config.spatial_merge_size**2)
-    language = language_flops(config.text_config, tokens, 1 if job == "prefill" else tokens)
+def limit(config: Qwen3VLConfig, job: str, turn: Turn) -> int:
+    """FLOPs of a sample's matrix products, without those of choosing."""
+    tower = vision_flops(config.vision_config, turn.patches)
+    logits = 1 if job == "prefill" else turn.tokens
+    language = language_flops(config.text_config, turn.tokens, logits)
     back = language.backward if job == "step" else 0
     return tower.forward + language.forward + back
 
@@ -135,12 +150,12 @@ def race(asked: argparse.Namespace, model: ArrCocQwen3VL) -> dict[tuple[str, Var
         Variant(select, k) for select in ("after_vision", "before_vision") for k in asked.budgets
     ]
     runs = [(job, variant) for job in JOBS for variant in variants]
-    running, batch = Race(model), example(model, asked.size)
+    running, batch = Race(model), example(model, asked.size, asked.batch)
     found: dict[tuple[str, Variant], list[Turn]] = {run: [] for run in runs}
     began = time.perf_counter()
     on_gpu = running.device.type == "cuda"
     size = asked.size if on_gpu else min(asked.size, WARM_UP_SIZE)
-    warm_up, cells = example(model, size), (size // CELL_PX) ** 2
+    warm_up, cells = example(model, size, asked.batch), (size // CELL_PX) ** 2
     for _ in range(WARM_UPS if on_gpu else 1):
         for job, variant in runs:
             few = variant.budget and min(variant.budget, cells)
@@ -156,30 +171,32 @@ def race(asked: argparse.Namespace, model: ArrCocQwen3VL) -> dict[tuple[str, Var
 
 
 def report(
-    config: Qwen3VLConfig, cells: int, found: dict[tuple[str, Variant], list[Turn]]
+    config: Qwen3VLConfig, found: dict[tuple[str, Variant], list[Turn]]
 ) -> list[dict[str, Any]]:
     """One row a job and variant; seconds."""
     rows = []
     for (job, variant), turns in found.items():
         times = [turn.total for turn in turns]
-        by_round = zip(times, found[job, Variant(STOCK)], strict=True)
-        ratios = [seconds / stock.total for seconds, stock in by_round]
+        stock = found[job, Variant(STOCK)]
+        ratios = [turn.total / peer.total for turn, peer in zip(turns, stock, strict=True)]
         ratio = statistics.median(ratios)
-        flops = limit(config, job, variant, cells)
-        least = flops / limit(config, job, Variant(STOCK), cells)
+        flops = limit(config, job, turns[0])
+        least = flops / limit(config, job, stock[0])
         peaks = [turn.peak_gib for turn in turns if turn.peak_gib is not None]
         rows.append(
             {
                 "job": job,
                 "variant": variant.select,
                 "budget": variant.budget,
+                "patches": turns[0].patches,
+                "tokens": turns[0].tokens,
                 "turns": len(turns),
                 "median_s": statistics.median(times),
                 "min_s": min(times),
                 "max_s": max(times),
                 "of_stock": ratio,
                 "of_stock_range": [min(ratios), max(ratios)],
-                "tflop": flops / 1e12,
+                "tflop_a_sample": flops / 1e12,
                 "limit_of_stock": least,
                 "of_limit": ratio / least,
                 "choosing_share": statistics.median(t.choosing / t.forward for t in turns),
@@ -214,6 +231,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a quarter of the layers, 512 px")
     parser.add_argument("--backbone", help="tiny, a folder or a hub id; default: the built-in 2B")
     parser.add_argument("--size", type=int, help="pixels along either side; default 1024")
+    parser.add_argument("--batch", type=int, default=1, help="samples at once")
     parser.add_argument("--budgets", type=int, nargs="+", help="tokens; default 64 200 at 1024 px")
     parser.add_argument("--repeats", type=int, help="default 2, 10 on a GPU")
     parser.add_argument("--device", help="default cuda where there is one")
@@ -244,16 +262,15 @@ def main() -> None:
     began = time.perf_counter()
     model = build(config, asked.device, asked.dtype)
     built_s = time.perf_counter() - began
-    cells = (asked.size // CELL_PX) ** 2
-    rows = report(config, cells, race(asked, model))
+    rows = report(config, race(asked, model))
     on_gpu = asked.device.type == "cuda"
     run = {
         "device": torch.cuda.get_device_name(asked.device) if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(asked.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
+        "batch": asked.batch,
         "size": asked.size,
-        "cells": cells,
         "text_tokens": TEXT_TOKENS,
         "built_s": built_s,
         "all_s": time.perf_counter() - began,

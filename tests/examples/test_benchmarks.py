@@ -182,10 +182,10 @@ def test_textures_are_timed_group_by_group(tmp_path: Path) -> None:
 def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) -> None:
     printed = run(
         tmp_path, "speed.py", "--backbone", "tiny", "--size", "128", "--budgets", "2", "5",
-        "--repeats", "2", "--device", "cpu", "--threads", "1", "--json", "found.json",
+        "--batch", "2", "--repeats", "2", "--device", "cpu", "--threads", "1",
+        "--json", "found.json",
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["cells"] == 16
     rows = {(row["job"], row["variant"], row["budget"]): row for row in found["rows"]}
     modes = [("stock", None)]
     modes += [(mode, k) for mode in ("after_vision", "before_vision") for k in (2, 5)]
@@ -194,7 +194,9 @@ def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) 
         limits = [rows[(job, *mode)]["limit_of_stock"] for mode in modes]
         stock, after_2, after_5, before_2, before_5 = limits
         assert stock == 1 > after_5 > after_2 > before_5 > before_2 > 0
-    for row in rows.values():
+    for (_, mode, k), row in rows.items():
+        assert row["tokens"] == (k or 16) + 40
+        assert row["patches"] == 4 * (k if mode == "before_vision" else 16)
         assert row["turns"] == 2
         assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
         assert 0 < row["choosing_share"] + row["tower_share"] < 1
