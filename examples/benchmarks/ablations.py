@@ -49,7 +49,7 @@ VARIANTS: dict[str, list[str]] = {
     "no-perspectival": ["model.arr_coc.knowing.scorers=[information,participatory]"],
     "no-participatory": ["model.arr_coc.knowing.scorers=[information,perspectival]"],
     "rgb-only": ["model.arr_coc.texture.channels=[red,green,blue]"],
-    "top-k-only": ["model.arr_coc.allocator.coarse=false"],
+    "top-k-only": ["model.arr_coc.allocator.coarse=false", "model.arr_coc.balancer.focus=1.0"],
 }
 
 
