@@ -65,11 +65,12 @@ class AttributionDistillation:
         self.batches = 0
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
+        number, self.batches = self.batches, self.batches + 1  # alike in every process
         packed = packed_turns(model, inputs)
         asked = model.ask_turns(**packed) if "pixel_values" in packed else []
         if not asked:
             return Lesson(nothing_to_learn(model), {})
-        for told in ("query_mask", "previous"):  # the questions have been asked
+        for told in ("query_mask", "previous", "textures"):  # the questions have been asked
             packed.pop(told, None)
         with base_alone(model.backbone):
             shares_BTL = self.shares_of(model.backbone, **packed)
@@ -93,7 +94,7 @@ class AttributionDistillation:
             "kept": torch.tensor(counts, dtype=torch.float32).mean(),
             **mean_tensions([image.tensions for question in asked for image in question.found]),
         }
-        if self.batches % self.accuracy_every == 0:
+        if number % self.accuracy_every == 0:
             hidden = visual_BL[:, None] & ~keep_BTL
             bias = torch.zeros_like(shares_BTL).masked_fill(hidden, -torch.inf)
             with torch.no_grad():
@@ -101,10 +102,9 @@ class AttributionDistillation:
             logs["accuracy"] = accuracy(output.logits, packed["labels"], model.end_tokens)
         loss = torch.stack(losses).mean()
         if self.tensions is not None:
-            tried = self.tensions(model, inputs, asked, self.batches)
+            tried = self.tensions(model, inputs, asked, number)
             if tried is not None:
                 loss, logs = loss + tried[0], logs | tried[1]
-        self.batches += 1
         return Lesson(loss, logs)
 
     def state_dict(self) -> dict[str, int]:

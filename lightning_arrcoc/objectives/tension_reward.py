@@ -107,7 +107,9 @@ class TensionReward:
         lowest, highest = self.budgets
         budgets = [float(lowest * (highest / lowest) ** random.random()) for _ in tried]
         images = [image.tensions[DRAWN] for question in tried for image in question.found]
-        reach_I2 = torch.stack(images).logit(eps=MARGIN)
+        tensions_I2 = torch.stack(images)
+        within_I2 = tensions_I2 + (tensions_I2.clamp(MARGIN, 1 - MARGIN) - tensions_I2).detach()
+        reach_I2 = within_I2.logit()
         owner_I = torch.tensor([q for q, question in enumerate(tried) for _ in question.found])
         rewards, likelihoods = [], []
         for _ in range(self.draws):

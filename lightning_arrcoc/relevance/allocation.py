@@ -24,7 +24,7 @@ class Allocation(NamedTuple):
             raster order of their first cells.
         levels: ``(K,)`` int64; a token of level l covers 2^l x 2^l cells, as far as they exist.
         budgets: tokens in each region of 4x4 cells, ``(ceil(H/4), ceil(W/4))`` int64.
-        relevance: the map they were chosen by, ``(H, W)`` in [0, 1].
+        relevance: the map they were chosen by, ``(H, W)`` in [0, 1], before look-alikes lost.
         tensions: exploit, compress, focus ``(3,)`` in [0, 1].
     """
 
@@ -99,8 +99,8 @@ class TokenAllocator(nn.Module):
         self, num_positions: int | float = 0.1, coarse: bool = True, temperature: float = 0.25
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}; expected a number above 0.")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature={temperature}; expected a finite number above 0.")
         self.num_positions = check_budget(num_positions)
         self.coarse = coarse
         self.temperature = temperature
@@ -116,12 +116,14 @@ class TokenAllocator(nn.Module):
             budget: as `num_positions`, which it replaces for this call.
 
         Raises:
-            ValueError: a budget that cannot be one, or beyond the cells.
+            ValueError: a budget that cannot be one, or beyond the cells; relevance or tensions that
+                are not finite.
         """
         sizes = [image.logits.numel() for image in found]
         tokens = token_count(self.num_positions if budget is None else budget, sum(sizes))
         # In fp64 on the CPU: shares span many orders of magnitude, and every device agrees.
         logits_N = torch.cat([image.logits.flatten() for image in found]).cpu().double()
+        _refuse_not_finite(logits_N, found)
         if tokens < len(logits_N):
             logits_N = logits_N + self.temperature * unlike(found, logits_N, tokens)
         maps = [
@@ -138,6 +140,18 @@ class TokenAllocator(nn.Module):
         return [_allocation(level, image) for level, image in zip(levels, found, strict=True)]
 
 
+def _refuse_not_finite(logits_N: Tensor, found: Sequence[ImageRelevance]) -> None:
+    tensions = torch.stack([image.tensions for image in found]).cpu()
+    for name, values in (("Relevance", logits_N), ("Tensions", tensions)):
+        wrong = int((~values.isfinite()).sum())
+        if wrong:
+            raise ValueError(
+                f"{name}: {wrong} of {values.numel()} values are not finite, so no choice can be "
+                "made of them. ARR-COC's weights or textures hold NaN: go back to a checkpoint "
+                "from before, with a lower training.learning_rate."
+            )
+
+
 def worths(logits_N: Tensor, temperature: float) -> Tensor:
     """What each cell is worth ``(N,)`` fp64: its share, and a little by its rank.
 
@@ -145,7 +159,7 @@ def worths(logits_N: Tensor, temperature: float) -> Tensor:
     """
     shares_N = (logits_N / temperature).softmax(0)
     rank_N = logits_N.argsort().argsort()
-    by_rank_N = (rank_N + 0.5) / len(rank_N) ** 2 * 2
+    by_rank_N = (rank_N.double() + 0.5) / len(rank_N) ** 2 * 2
     return (1 - BY_RANK) * shares_N + BY_RANK * by_rank_N
 
 
@@ -219,9 +233,9 @@ def _allocation(level_HW: Tensor, image: ImageRelevance) -> Allocation:
     regions = padded.unfold(0, REGION, REGION).unfold(1, REGION, REGION).sum((-2, -1))
     device = image.logits.device
     return Allocation(
-        ((first_K2 + last_K2) / 2).float().to(device),
+        ((first_K2 + last_K2).float() / 2).to(device),
         levels_K.to(device),
         regions.to(device),
         image.logits.sigmoid(),
-        image.tensions,
+        image.tensions.detach(),
     )

@@ -31,7 +31,8 @@ def unlike(found: Sequence[ImageRelevance], logits_N: Tensor, tokens: int) -> Te
         tokens: how many will be kept.
 
     Returns:
-        ``(N,)`` fp64 on the CPU, 0 or below; all 0 where no image says what its cells look like.
+        ``(N,)`` fp64 on the CPU, 0 or below; all 0 where an image does not say what its cells
+        look like.
 
     Source: J. Carbonell, J. Goldstein, "The use of MMR, diversity-based reranking for reordering
     documents and producing summaries", SIGIR 1998, section 2. Departures: all at once, the more
@@ -44,11 +45,12 @@ def unlike(found: Sequence[ImageRelevance], logits_N: Tensor, tokens: int) -> Te
     seen = [image.looks for image in found if image.looks is not None]
     if len(seen) < len(found) or bool((focus_N >= 1).all()):
         return torch.zeros_like(logits_N)
-    looks_ND = torch.cat([look.flatten(1).T.float() for look in seen])
+    # In fp64, which autocast leaves alone: in bf16 the distance of two copies would drown.
+    looks_ND = torch.cat([look.flatten(1).T.double() for look in seen])
     order_N = logits_N.argsort(descending=True).to(looks_ND.device)
-    nearest_N = torch.empty(len(order_N), device=looks_ND.device)
+    nearest_N = looks_ND.new_empty(len(order_N))
     nearest_N[order_N] = _nearest_before(looks_ND[order_N], min(tokens, MOST_ORIGINALS))
-    alike_N = (-nearest_N / (2 * ALIKE**2)).exp().cpu().double()
+    alike_N = (-nearest_N / (2 * ALIKE**2)).exp().cpu()
     return torch.log1p(-(1 - focus_N) * MOST_ALIKE * alike_N)
 
 

@@ -34,7 +34,7 @@ def split_regions(
     of tokens, up to that last step.
 
     Args:
-        values_HW: what each cell is worth, not negative.
+        values_HW: what each cell is worth, not negative, on the CPU.
         compress: for each image 0 (coarse tokens are worth nothing) to 1 (as much as single cells).
         tokens: how many to choose, 1 to the number of all cells.
 
@@ -52,7 +52,8 @@ def split_regions(
     counts = [-(-v.shape[0] // REGION) * -(-v.shape[1] // REGION) for v in values_HW]
     worth_R = cells_RQ4.new_tensor(compress).repeat_interleave(torch.tensor(counts))
     real_RQ4 = cells_RQ4 > ABSENT / 2
-    most_R = worth_R / (1 - worth_R) * cells_RQ4[real_RQ4].mean()
+    mean = cells_RQ4[real_RQ4].mean()
+    most_R = torch.where(worth_R < 1, worth_R / (1 - worth_R) * mean, torch.inf)
     carried_RQ4 = cells_RQ4.minimum(most_R[:, None, None])
     sums_RQ = torch.where(real_RQ4, carried_RQ4, 0).sum(-1)
     order_RQ4 = cells_RQ4.argsort(dim=-1, descending=True, stable=True)

@@ -49,7 +49,7 @@ class CoveredCells(NamedTuple):
         owner_M = torch.arange(len(self.counts), device=found.device)
         owner_M = owner_M.repeat_interleave(self.counts)
         # In fp32: sixteen bf16 numbers lose three bits when added.
-        total = torch.zeros(len(self.counts), found.shape[1], device=found.device)
+        total = found.new_zeros((len(self.counts), found.shape[1]), dtype=torch.float32)
         mean = total.index_add(0, owner_M, found.float()) / self.counts[:, None]
         return mean.to(found.dtype)
 

@@ -246,13 +246,14 @@ class ArrCocQwen3VL(nn.Module):
         query_mask: Tensor,
         pixel_values: Tensor,
         image_grid_thw: Tensor,
+        textures: list[Tensor] | None = None,
         previous: Sequence[Previous | None] | None = None,
         **kwargs: Any,
     ) -> list[Asked]:
         """What each packed turn finds relevant, without an answer; see `selection.ask_turns`."""
         real = (turns != PADDING).long()
         batch = VisualBatch(
-            input_ids, real, pixel_values, image_grid_thw, query_mask, None, previous
+            input_ids, real, pixel_values, image_grid_thw, query_mask, textures, previous
         )
         return ask_turns(self.backbone, self.arr_coc, batch, turns, self.pixel_scale)
 
@@ -289,6 +290,7 @@ class ArrCocQwen3VL(nn.Module):
         if _padding_side(attention_mask) == "right":
             raise ValueError("Prompts are padded on the right; pad on the left to generate.")
         kwargs["return_dict_in_generate"] = True
+        _count_new_tokens(kwargs, input_ids.shape[1])
         allocations: list[Allocation] = []
         seen: list[Previous | None] = []
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -412,6 +414,20 @@ class ArrCocQwen3VL(nn.Module):
 
 def _padding_side(attention_mask_BL: Tensor) -> str:
     return "left" if bool(attention_mask_BL[:, -1].all()) else "right"
+
+
+def _count_new_tokens(kwargs: dict[str, Any], prompt: int) -> None:
+    """Lengths that count the prompt mean the prompt that was given, not what is left of it."""
+    for whole, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        if kwargs.get(whole) is None:
+            continue
+        length = kwargs.pop(whole)
+        if whole == "max_length" and length <= prompt:
+            raise ValueError(
+                f"max_length={length}, but the prompt has {prompt} tokens. Raise it, or pass "
+                "max_new_tokens."
+            )
+        kwargs.setdefault(new, max(0, length - prompt))
 
 
 def _refuse_video(kwargs: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from lightning_arrcoc.objectives import (
 from lightning_arrcoc.relevance.allocation import token_count
 from lightning_arrcoc.vlm.attribution import attribute_answers
 from lightning_arrcoc.vlm.packing import forward_packed
+from lightning_arrcoc.vlm.patches import fold_patches
 
 ASKED = (("Which digit is red?", "7"), ("Which digit is blue?", "3"), ("How many?", "4"))
 
@@ -215,3 +216,18 @@ def test_packed_turns_without_marked_questions_are_refused(model: ArrCocQwen3VL)
     batch["query_mask"] = None
     with pytest.raises(ValueError, match="what they ask is unknown"):
         AttributionDistillation()(model, batch, 0.0)
+
+
+def test_textures_made_before_teach_as_the_images_do(
+    model: ArrCocQwen3VL, encode: Any, picture: Any
+) -> None:
+    batch = encode(([picture(0)], ASKED), pack=True)
+    scale = model.pixel_scale
+    rows, columns = batch["image_grid_thw"][0, 1:].tolist()
+    image = fold_patches(batch["pixel_values"], (rows, columns), 2, scale)
+    (measured,) = model.arr_coc.texture(image)
+    plain = AttributionDistillation()(model, batch, 0.0)
+    given = AttributionDistillation()(model, batch | {"textures": [measured]}, 0.0)
+    other = AttributionDistillation()(model, batch | {"textures": [1 - measured]}, 0.0)
+    torch.testing.assert_close(given.loss, plain.loss)
+    assert abs(other.loss.item() - plain.loss.item()) > 1e-4

@@ -52,6 +52,23 @@ def test_tensions_move_towards_what_is_rewarded(
     assert focus < 0.4
 
 
+@pytest.mark.parametrize("edge", [1e-6, 1 - 1e-6])
+def test_a_tension_at_the_edge_can_come_back(
+    edge: float, model: ArrCocQwen3VL, encode: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = TensionReward(every=1, draws=8, seed=0)
+    monkeypatch.setattr(reward, "_reward", lambda *args: args[3][: len(args[2]), 0])
+    batch = encode(([picture(0)], ASKED), pack=True)
+    asked = model.ask_turns(**packed_turns(model, batch))
+    tensions = torch.tensor([0.5, edge, 0.5], requires_grad=True)
+    asked = [q._replace(found=[i._replace(tensions=tensions) for i in q.found]) for q in asked]
+    found = reward(model, batch, asked, 0)
+    assert found is not None
+    found[0].backward()
+    assert tensions.grad is not None
+    assert tensions.grad[1] != 0
+
+
 def test_equal_rewards_teach_nothing(
     model: ArrCocQwen3VL, encode: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

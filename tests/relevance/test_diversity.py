@@ -92,6 +92,19 @@ def test_nothing_is_lowered_where_no_image_says_what_its_cells_look_like(twins):
     assert unlike([image(logits, None, 0.0)], logits.flatten().double(), 3).tolist() == [0] * 5
 
 
+def test_one_image_that_does_not_say_keeps_all_as_they_are(twins):
+    logits, looks = twins
+    found = [image(logits, looks, 0.0), image(logits, None, 0.0)]
+    assert unlike(found, torch.cat([logits, logits]).flatten().double(), 4).tolist() == [0] * 10
+
+
+def test_copies_are_found_under_autocast(twins):
+    logits, looks = twins
+    expected = lowered(logits, 20 + looks, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lowered(logits, 20 + looks, 0.0).equal(expected)
+
+
 def test_the_order_of_copies_is_kept(twins):
     logits, looks = twins
     whole = logits.flatten().double() + 0.25 * lowered(logits, looks, 0.0)

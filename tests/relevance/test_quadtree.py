@@ -139,3 +139,9 @@ def test_a_coarse_token_carries_little_of_a_cell_that_needs_its_detail():
     (level,) = split_regions([values], [0.6], 3)
     assert level[0, 0] == 2
     assert (level[1, 5], level[2, 6]) == (0, 0)
+
+
+@pytest.mark.parametrize("compress", [0.0, 0.5, 1.0])
+def test_an_image_of_no_worth_is_given_its_tokens_too(compress):
+    (level,) = split_regions([torch.zeros(6, 5, dtype=torch.float64)], [compress], 25)
+    assert int((level != DROPPED).sum()) == 25

@@ -199,3 +199,13 @@ def test_grids_that_do_not_tile_and_straight_through_gates(
     assert maps[-1].grad is not None
     assert bool((maps[-1].grad != 0).all())
     assert len(plain.allocation[0].levels) == {1: 6, 2: 2}[level]
+
+
+def test_lengths_count_the_prompt_that_was_given(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, answers=())
+    prompt = batch["input_ids"].shape[1]
+    options = {"selector": always(blocks(1)), "do_sample": False, "eos_token_id": None}
+    made = model.generate(**batch, **options, max_length=prompt + 3, min_length=prompt + 2)
+    assert made.sequences.shape[1] == prompt + 3
+    with pytest.raises(ValueError, match=f"max_length={prompt}, but the prompt has {prompt}"):
+        model.generate(**batch, **options, max_length=prompt)
