@@ -187,4 +187,9 @@ def machine() -> dict[str, str]:
         if line.startswith("model name")
     ]
     cpu = models[0] if models else platform.processor()
-    return {"cpu": cpu, "system": platform.platform(), "torch": torch.__version__}
+    return {
+        "cpu": cpu,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

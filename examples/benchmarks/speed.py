@@ -35,9 +35,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from measuring import machine
 from random_2b import TEXT_TOKENS, build, configuration, example
 from stopwatch import Stopwatch
-from textures import machine
 from torch import Tensor, nn
 from transformers import Qwen3VLConfig
 

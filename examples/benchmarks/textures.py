@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from measuring import machine
 from torch import Tensor
 
 from lightning_arrcoc.memory import keep_freed_memory
@@ -66,21 +66,6 @@ def by_group(texture: TextureGenerator, image: Tensor) -> dict[str, float]:
             MEASURES[group](picture)
         times[group] = time.perf_counter() - start
     return times
-
-
-def machine() -> dict[str, str]:
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
-    return {
-        "platform": platform.platform(),
-        "cpu": models[0] if models else platform.processor(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_arrcoc.objectives.budgets import BudgetRange
 from lightning_arrcoc.objectives.lesson import Lesson, accuracy, mean_tensions, nothing_to_learn
 from lightning_arrcoc.objectives.teacher import Teacher, at_answers, checked_weight
 from lightning_arrcoc.vlm import ArrCocQwen3VL
@@ -58,13 +59,7 @@ class HardChoice:
         teacher: Teacher | None = None,
         seed: int | None = None,
     ) -> None:
-        lowest, highest = float(budgets[0]), float(budgets[1])
-        if not 0 < lowest <= highest <= 1:
-            raise ValueError(
-                f"budgets={tuple(budgets)}; expected a smallest and a largest share, above 0 and "
-                "up to 1."
-            )
-        self.budgets = (lowest, highest)
+        self.budgets = BudgetRange(*budgets)
         self.teacher_weight = checked_weight(teacher_weight)
         self.teacher = teacher or Teacher()
         if seed is not None and seed < 0:
@@ -97,8 +92,7 @@ class HardChoice:
         """The next batch's budget: the same in every process and every run of a seed."""
         random = np.random.default_rng([self.seed, self.batches])
         self.batches += 1
-        lowest, highest = self.budgets
-        return float(lowest * (highest / lowest) ** random.random())
+        return self.budgets.draw(random)
 
     def state_dict(self) -> dict[str, int]:
         return {"batches": self.batches}

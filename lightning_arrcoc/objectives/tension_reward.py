@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_arrcoc.objectives.budgets import BudgetRange
 from lightning_arrcoc.relevance import Allocation, ImageRelevance, Realization
 from lightning_arrcoc.relevance.balancing import TENSIONS
 from lightning_arrcoc.relevance.baselines import Everything
@@ -64,12 +65,6 @@ class TensionReward:
         weight: float = 3.0,
         seed: int | None = None,
     ) -> None:
-        lowest, highest = float(budgets[0]), float(budgets[1])
-        if not 0 < lowest <= highest <= 1:
-            raise ValueError(
-                f"budgets={tuple(budgets)}; expected a smallest and a largest share, above 0 and "
-                "up to 1."
-            )
         for name, value, least in (
             ("samples", samples, 1), ("draws", draws, 2), ("every", every, 1), ("seed", seed, 0),
         ):  # fmt: skip
@@ -79,7 +74,7 @@ class TensionReward:
             if not number > 0:
                 raise ValueError(f"{name}={number}; expected a number above 0.")
         self.samples, self.draws, self.spread = samples, draws, spread
-        self.budgets, self.every, self.weight = (lowest, highest), every, weight
+        self.budgets, self.every, self.weight = BudgetRange(*budgets), every, weight
         self.seed = torch.initial_seed() if seed is None else seed
 
     def __call__(
@@ -104,8 +99,7 @@ class TensionReward:
         rows = sorted(random.choice(with_images, count, replace=False).tolist())
         tried = [question for question in asked if question.row in rows]
         alone = a_row_a_turn(model.backbone, take_rows(model.backbone, inputs, rows))
-        lowest, highest = self.budgets
-        budgets = [float(lowest * (highest / lowest) ** random.random()) for _ in tried]
+        budgets = [self.budgets.draw(random) for _ in tried]
         images = [image.tensions[DRAWN] for question in tried for image in question.found]
         tensions_I2 = torch.stack(images)
         within_I2 = tensions_I2 + (tensions_I2.clamp(MARGIN, 1 - MARGIN) - tensions_I2).detach()
