@@ -194,7 +194,11 @@ def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) 
         limits = [rows[(job, *mode)]["limit_of_stock"] for mode in modes]
         stock, after_2, after_5, before_2, before_5 = limits
         assert stock == 1 > after_5 > after_2 > before_5 > before_2 > 0
-    for (_, mode, k), row in rows.items():
+    for (job, mode, k), row in rows.items():
+        peer = rows[(job, "stock", None)]
+        assert row["min_s"] / peer["max_s"] <= row["of_stock"] <= row["max_s"] / peer["min_s"]
+        assert row["of_stock"] == 1 or mode != "stock"
+        assert row["of_limit"] == row["of_stock"] / row["limit_of_stock"]
         assert row["tokens"] == (k or 16) + 40
         assert row["patches"] == 4 * (k if mode == "before_vision" else 16)
         assert row["turns"] == 2
