@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_arrcoc.cli import COMMANDS
-from lightning_arrcoc.config import check_overrides
+from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -73,3 +73,11 @@ def test_the_two_lines_are_there_as_promised() -> None:
 def test_files_that_the_text_shows_exist() -> None:
     for target in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_way_to_learn_is_told_and_there_is_no_other() -> None:
+    told = re.findall(
+        r"^\| `(\w+)` \|", README.split("`training/objective=` |")[1].split("\n\n")[0], re.MULTILINE
+    )
+    files = (config_dir() / "training" / "objective").glob("*.yaml")
+    assert sorted(told) == sorted(file.stem for file in files)
