@@ -40,7 +40,8 @@ def test_what_the_soft_phase_asked_the_hard_one_knows(
     both = SoftToHard(SoftGates(teacher_weight=0.5), HardChoice(), hard_from=0.5)
     for progress in (0.0, 0.5, 0.9):
         assert float(both(model, batch, progress).logs["divergence"]) > 0
-    assert both.soft.teacher.full_passes == 1
+    assert both.soft.teacher is both.hard.teacher
+    assert both.hard.teacher.full_passes == 1
 
 
 def test_a_resumed_run_draws_on_where_it_was() -> None:
