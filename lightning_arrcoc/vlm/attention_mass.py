@@ -20,13 +20,14 @@ def attend_answers(
     pixel_values: Tensor,
     image_grid_thw: Tensor,
     labels: Tensor,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     """Share out each turn's attention among the visual tokens.
 
     Attention is the mean over layers, heads and the positions that predict the turn's answer.
 
     Args:
-        input_ids, turns, pixel_values, image_grid_thw, labels: as for `forward_packed`.
+        input_ids, turns, pixel_values, image_grid_thw, labels, key_bias: as for `forward_packed`.
 
     Returns:
         Shares ``(B, T, L)``, as `attribute_answers` has them.
@@ -43,6 +44,7 @@ def attend_answers(
             turns=turns,
             pixel_values=pixel_values,
             image_grid_thw=image_grid_thw,
+            key_bias=key_bias,
             output_attentions=True,
         )
     finally:

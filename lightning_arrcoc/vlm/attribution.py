@@ -17,15 +17,17 @@ def attribute_answers(
     pixel_values: Tensor,
     image_grid_thw: Tensor,
     labels: Tensor,
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     """Attribute each turn's answer to the visual tokens.
 
-    A token's importance is how fast the loss changes with a gate on the attention towards it, all
-    gates being open: one backward pass through the frozen language model for all turns, and none
-    through the vision tower.
+    A token's importance is how fast the loss changes with a gate on the attention towards it: one
+    backward pass through the frozen language model for all turns, and none through the vision
+    tower.
 
     Args:
         input_ids, turns, pixel_values, image_grid_thw, labels: as for `forward_packed`.
+        key_bias: how far the gates are closed, in attention logits ``(B, T, L)``; None: all open.
 
     Returns:
         Shares ``(B, T, L)``, 0 away from visual tokens; they add up to 1 for each turn, or to 0
@@ -39,10 +41,11 @@ def attribute_answers(
     masked are keys, not heads; each answer by itself, not in expectation over data.
     """
     visual_BL = (input_ids == backbone.config.image_token_id) & (turns == SHARED)
-    count = max(1, int(turns.max()))
-    gate_BTL = torch.zeros(len(turns), count, turns.shape[1], device=turns.device)
+    if key_bias is None:
+        count = max(1, int(turns.max()))
+        key_bias = torch.zeros(len(turns), count, turns.shape[1], device=turns.device)
     with torch.enable_grad():
-        gate_BTL.requires_grad_(True)
+        gate_BTL = key_bias.detach().clone().requires_grad_(True)
         output = forward_packed(
             backbone,
             input_ids=input_ids,

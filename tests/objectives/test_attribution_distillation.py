@@ -86,7 +86,7 @@ def test_the_loss_compares_relevance_with_what_the_backbone_reads(model: ArrCocQ
     rows = [([picture(0)], ASKED), ([picture(1, (96, 96))], ASKED[:2])]
     batch = encode(model, *rows)
     model.arr_coc.allocator.temperature = 0.5
-    lesson = AttributionDistillation()(model, batch, 0.0)
+    lesson = AttributionDistillation(faded_turns=0)(model, batch, 0.0)
     shares = attributed(model, batch)
     visual = batch["input_ids"] == model.backbone.config.image_token_id
     losses, covered = [], []
@@ -107,14 +107,14 @@ def test_the_loss_compares_relevance_with_what_the_backbone_reads(model: ArrCocQ
 
 def test_one_turn_teaches_the_same_packed_or_not(model: ArrCocQwen3VL) -> None:
     rows = [([picture(0)], ASKED[:1]), ([picture(1)], ASKED[1:2])]
-    packed = AttributionDistillation()(model, encode(model, *rows), 0.0)
-    plain = AttributionDistillation()(model, encode(model, *rows, pack=False), 0.0)
+    packed = AttributionDistillation(faded_turns=0)(model, encode(model, *rows), 0.0)
+    plain = AttributionDistillation(faded_turns=0)(model, encode(model, *rows, pack=False), 0.0)
     torch.testing.assert_close(packed.loss, plain.loss, atol=1e-4, rtol=1e-3)
 
 
 def test_several_images_of_a_sample_share_one_distribution(model: ArrCocQwen3VL) -> None:
     batch = encode(model, ([picture(0), picture(1, (64, 64))], ASKED[:1]))
-    lesson = AttributionDistillation()(model, batch, 0.0)
+    lesson = AttributionDistillation(faded_turns=0)(model, batch, 0.0)
     output = model(**encode(model, ([picture(0), picture(1, (64, 64))], ASKED[:1]), pack=False))
     logits = torch.cat([x.flatten() for x in output.relevance_logits])
     shares = attributed(model, batch)[0, 0]
@@ -137,7 +137,7 @@ def test_every_part_that_speaks_learns(model: ArrCocQwen3VL) -> None:
 
 def test_a_few_steps_bring_relevance_to_what_is_read(model: ArrCocQwen3VL) -> None:
     batch = encode(model, ([picture(0)], ASKED), ([picture(1)], ASKED))
-    objective = AttributionDistillation()
+    objective = AttributionDistillation(faded_turns=0)
     optimizer = torch.optim.AdamW(model.arr_coc.parameters(), lr=5e-3)
     lessons = []
     for _ in range(25):
@@ -201,8 +201,55 @@ def test_text_alone_teaches_nothing_but_keeps_every_gradient(model: ArrCocQwen3V
 def test_rows_without_an_image_among_others_are_left_out(model: ArrCocQwen3VL) -> None:
     mixed = encode(model, ([picture(0)], ASKED), ([], ASKED))
     alone = encode(model, ([picture(0)], ASKED))
-    one, other = (AttributionDistillation()(model, batch, 0.0) for batch in (mixed, alone))
+    objective = AttributionDistillation(faded_turns=0)
+    one, other = (objective(model, batch, 0.0) for batch in (mixed, alone))
     torch.testing.assert_close(one.loss, other.loss, atol=1e-5, rtol=1e-4)
+
+
+def test_some_turns_hardly_see_most_tokens_and_a_resumed_run_draws_the_same(
+    model: ArrCocQwen3VL,
+) -> None:
+    turns = ASKED * 4
+    batch = encode(model, *[([picture(row, (256, 256))], turns) for row in range(4)])
+    visual = (batch["input_ids"] == model.backbone.config.image_token_id)[:, None]
+    seen: list[torch.Tensor] = []
+
+    class Watched(AttributionDistillation):
+        @staticmethod
+        def shares_of(backbone: Any, *, key_bias: torch.Tensor, **packed: Any) -> torch.Tensor:
+            seen.append(key_bias)
+            return attribute_answers(backbone, **packed, key_bias=key_bias)
+
+    objective = Watched(seed=3)
+    objective(model, batch, 0.0)
+    objective(model, batch, 0.0)
+    resumed = Watched(seed=3)
+    resumed.load_state_dict({"batches": 1})
+    resumed(model, batch, 0.0)
+    first, second, again = seen
+    assert bool((first[~visual.expand_as(first)] == 0).all())
+    assert set(first.unique().tolist()) == {-3.0, 0.0}
+    faded = first.amin(-1) < 0
+    assert 0.4 < float(faded.float().mean()) < 0.8  # of 48 turns, 0.6 expected
+    cells = first[faded.unsqueeze(-1) & visual]
+    assert 0.75 < float((cells < 0).float().mean()) < 0.85
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(second, again, rtol=0, atol=0)
+
+
+def test_what_is_faded_changes_what_is_learned(model: ArrCocQwen3VL) -> None:
+    batch = encode(model, ([picture(0)], ASKED))
+    none, all_turns = (
+        AttributionDistillation(faded_turns=share, seed=0)(model, batch, 0.0).loss.item()
+        for share in (0, 1)
+    )
+    assert abs(none - all_turns) > 1e-3
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_no_share_of_turns_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"faded_turns={share}; expected a share"):
+        AttributionDistillation(faded_turns=share)
 
 
 @pytest.mark.parametrize("every", [0, -1])

@@ -64,19 +64,22 @@ def test_shares_add_up_to_one_over_the_visual_tokens_of_every_turn(
     assert bool((shares[visual[:, None].expand_as(shares)] >= 0).all())
 
 
+@pytest.mark.parametrize("closed", [0.0, 3.0])
 def test_shares_are_those_of_finite_differences(
-    processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration
+    processor: ChatProcessor, backbone: Qwen3VLForConditionalGeneration, closed: float
 ) -> None:
     batch = encode(processor, ([picture(0)], TURNS))
-    shares = attribute_answers(backbone, **batch)
+    place = torch.zeros(1, 2, batch["input_ids"].shape[1], dtype=torch.float64)
+    place[..., ::2] = -closed * (batch["input_ids"] == backbone.config.image_token_id)[..., ::2]
+    shares = attribute_answers(backbone, **batch, key_bias=place if closed else None)
     columns = (batch["input_ids"][0] == backbone.config.image_token_id).nonzero()[:, 0]
     for turn in range(len(TURNS)):
         slopes = []
         for column in columns:
             losses = []
             for sign in (1, -1):
-                bias = torch.zeros(1, 2, batch["input_ids"].shape[1], dtype=torch.float64)
-                bias[0, turn, column] = sign * STEP
+                bias = place.clone()
+                bias[0, turn, column] += sign * STEP
                 with torch.no_grad():
                     losses.append(forward_packed(backbone, **batch, key_bias=bias).loss)
             slopes.append((losses[0] - losses[1]).abs() / (2 * STEP))
