@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_arrcoc.objectives.budgets import BudgetRange
+from lightning_arrcoc.objectives.teacher import at_answers
 from lightning_arrcoc.relevance import Allocation, ImageRelevance, Realization
 from lightning_arrcoc.relevance.balancing import TENSIONS
 from lightning_arrcoc.relevance.baselines import Everything
@@ -134,13 +135,16 @@ class TensionReward:
             found = [with_tensions(image, next(drawn)) for image in question.found]
             allocations.append(model.arr_coc.allocator(found, budget))
         output = model(**alone, selector=Decided(allocations))
-        surprise_QL = F.cross_entropy(
-            output.logits[:, :-1].float().transpose(1, 2),
-            output.labels[:, 1:],
-            ignore_index=IGNORED_LABEL,
+        targets_QL = output.labels[:, 1:]
+        answering_QL = targets_QL != IGNORED_LABEL
+        surprise_A = F.cross_entropy(
+            at_answers(output.logits, output.labels).float(),
+            targets_QL[answering_QL],
             reduction="none",
         )
-        return (-surprise_QL.sum(1)).exp()
+        owner_A = answering_QL.nonzero()[:, 0]
+        surprise_Q = surprise_A.new_zeros(len(targets_QL)).index_add(0, owner_A, surprise_A)
+        return (-surprise_Q).exp()
 
 
 class Decided:

@@ -16,7 +16,7 @@ from lightning_arrcoc.contest import decode_answers
 from lightning_arrcoc.data.sample import Source
 from lightning_arrcoc.pictures.answers import Answered
 from lightning_arrcoc.pictures.sheet import Explained, draw_explained
-from lightning_arrcoc.relevance import Allocation, Realization
+from lightning_arrcoc.relevance import Allocation, Knowing, Realization
 from lightning_arrcoc.relevance.textures import Channel
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 
@@ -64,7 +64,7 @@ def explain(
     (allocation,) = output.allocation or []
     answered = Answered(image, question, answer, truth, allocation)
     (realization,) = of_each_image(found, [allocation])
-    return draw_explained(Explained(answered, realization, channels))
+    return draw_explained(Explained(answered, realization, channels, scorers_heard(model)))
 
 
 class Explaining(Callback):
@@ -84,6 +84,7 @@ class Explaining(Callback):
 
     def __init__(self, model: ArrCocQwen3VL, samples: Source, most: int) -> None:
         self.arr_coc, self.channels = model.arr_coc, channel_table(model)
+        self.scorers = scorers_heard(model)
         self.samples, self.most = samples, most
         self.explained: list[list[Explained]] = []
         self._found: list[Realization] = []
@@ -108,6 +109,7 @@ class Explaining(Callback):
                         Answered(image, question, item["answer"], truth, allocation),
                         next(realizations),
                         self.channels,
+                        self.scorers,
                     )
                     for image, allocation in zip(sample.images, item["allocations"], strict=True)
                 ]
@@ -184,3 +186,9 @@ def channel_table(model: ArrCocQwen3VL) -> tuple[Channel, ...]:
             "names to be drawn with. Give it one, as TextureGenerator has."
         )
     return channels
+
+
+def scorers_heard(model: ArrCocQwen3VL) -> Sequence[str]:
+    """Names of the scorers that the model's relevance is made of."""
+    names: Sequence[str] = getattr(model.arr_coc.knowing, "scorers", Knowing.NAMES)
+    return names

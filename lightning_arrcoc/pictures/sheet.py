@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -49,11 +50,13 @@ class Explained(NamedTuple):
         answered: image, question, answer and tokens.
         realization: what was found relevant in that image alone (I = 1).
         channels: what its textures are.
+        scorers: names of those that were heard; the maps of the others say nothing.
     """
 
     answered: Answered
     realization: Realization
     channels: tuple[Channel, ...]
+    scorers: Sequence[str] = Knowing.NAMES
 
 
 class Page:
@@ -160,7 +163,8 @@ def _draw_maps(page: Page, top: float, height: float, aspect: float, item: Expla
     image, realization = item.answered.image, item.realization
     draw_kept(page.axes(left, top, whole * aspect, whole), image, item.answered.allocation)
     left += whole * aspect + GAP
-    maps = dict(zip(Knowing.NAMES, realization.scores[0], strict=True))
+    heard = {n: n if n in item.scorers else f"{n} (not heard)" for n in Knowing.NAMES}
+    maps = dict(zip(heard.values(), realization.scores[0], strict=True))
     maps["relevance"] = item.answered.allocation.relevance
     for place, (name, values_HW) in enumerate(maps.items()):
         row, column = divmod(place, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from PIL import Image
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.pictures import Explained, Explaining, explain, explaining
-from lightning_arrcoc.relevance import Realization, TextureGenerator
+from lightning_arrcoc.relevance import Knowing, Realization, TextureGenerator, build_realizer
 from lightning_arrcoc.relevance.textures import CORE, FULL
 
 QUESTION = "Which digit is red?"
@@ -110,10 +111,18 @@ def test_a_sheet_is_made_without_pyplot_knowing(model: ArrCocQwen3VL) -> None:
     assert plt.get_fignums() == []
 
 
+def test_a_scorer_that_is_left_out_is_marked(backbone_folder: Path) -> None:
+    def made(query_dim: int) -> Any:
+        return build_realizer(query_dim, knowing=partial(Knowing, scorers=["participatory"]))
+
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder), arr_coc=made)
+    figure = explain(model, picture(64, 64), QUESTION)
+    names = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"information (not heard)", "perspectival (not heard)", "participatory"} <= names
+
+
 def test_all_forty_channels_are_explained(backbone_folder: Path, drawn: list[Explained]) -> None:
     def made(query_dim: int) -> Any:
-        from lightning_arrcoc.relevance import build_realizer
-
         return build_realizer(query_dim, texture=TextureGenerator("full"))
 
     model = ArrCocQwen3VL.from_pretrained(str(backbone_folder), arr_coc=made)
