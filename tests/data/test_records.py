@@ -49,9 +49,7 @@ def test_an_answer_beside_others_is_the_one_that_is_trained_on() -> None:
 def test_answers_in_the_form_of_vqa() -> None:
     said = ["yes", "no", "yes"]
     row = {"image": "a", "question": "?"}
-    by_person = [
-        {"answer": a, "answer_id": i, "answer_confidence": "yes"} for i, a in enumerate(said)
-    ]
+    by_person = [{"answer": answer, "answer_id": i} for i, answer in enumerate(said)]
     for answers in (by_person, {"answer": said, "answer_id": [0, 1, 2]}):
         assert read({**row, "answers": answers}).turns == (Turn("?", "yes", tuple(said)),)
 
