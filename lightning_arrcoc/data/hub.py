@@ -12,7 +12,7 @@ from lightning_arrcoc.data.questions import OnBadSample, Questions
 from lightning_arrcoc.data.records import KEYS, check_columns
 
 KINDS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
 class HubQuestions(Questions):
@@ -154,8 +154,9 @@ def wanted_columns(
     tops = [name if name in present else name.partition(".")[0] for name in asked]
     missing = [name for name, top in zip(asked, tops, strict=True) if top not in present]
     pictures = [columns.get(key, key) for key in ("image", "images")]
-    if set(missing) & set(named) or set(pictures) <= set(missing):
-        absent = [name for name in missing if name in (*named, *pictures)]
+    absent = [name for name in missing if name in named]
+    if absent or set(pictures) <= set(missing):
+        absent = absent or pictures
         raise ValueError(
             f"No column {', '.join(map(repr, absent))}; the table has {', '.join(present)}. Say "
             "which is which: columns={image: ..., question: ..., answer: ...}."

@@ -107,9 +107,7 @@ def test_nothing_is_opened_twice(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_source_of_bad_samples_alone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_text('{"image": "x"}\n{"image": "y"}')
-    with pytest.raises(
-        ValueError, match=r"All 2 samples are bad; .*line 1: no question"
-    ):
+    with pytest.raises(ValueError, match=r"All 2 samples are bad; .*line 1: no question"):
         len(JsonlQuestions(tmp_path / "asked.jsonl", on_bad_sample="skip"))
 
 
