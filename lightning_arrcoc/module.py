@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_arrcoc.contest import FULL, Contest, decode_answers
 from lightning_arrcoc.data.collate import Batch
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
+from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
@@ -233,16 +234,23 @@ class ArrCocModule(pl.LightningModule):
                 self.log(f"test/{name}@{budget:g}", result.exact_match)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each sample its answer, the truth and the allocations of its images."""
+        """For each sample its answer, the truth and the allocations of its images.
+
+        Of several accepted answers the truth is the one that was given, or else the usual one.
+        """
         output = self.model.generate(
             **batch["prompts"], max_new_tokens=64, do_sample=False, **self._choice
         )
         answers = decode_answers(self.model, output, batch["prompts"])
         allocations = iter(output.allocation or [])
         return [
-            {"answer": answer, "truth": truth, "allocations": list(islice(allocations, images))}
-            for answer, truth, images in zip(
-                answers, batch["answers"], batch["images"], strict=True
+            {
+                "answer": answer,
+                "truth": next((right for right in accepted if is_match(answer, [right])), truth),
+                "allocations": list(islice(allocations, images)),
+            }
+            for answer, truth, accepted, images in zip(
+                answers, batch["answers"], batch["accepted"], batch["images"], strict=True
             )
         ]
 
