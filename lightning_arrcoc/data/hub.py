@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_arrcoc.data.picture_folder import PictureFolder
-from lightning_arrcoc.data.questions import OnBadSample, Questions
+from lightning_arrcoc.data.questions import Questions
 from lightning_arrcoc.data.records import KEYS, check_columns
 
 KINDS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -55,7 +55,7 @@ class HubQuestions(Questions):
         allow_outside: bool = False,
         protocols: Sequence[str] = (),
         columns: Mapping[str, str] | None = None,
-        on_bad_sample: OnBadSample = "error",
+        on_bad_sample: Literal["error", "skip"] = "error",
         split: str | None = None,
         shares: Mapping[str, float] | None = None,
         split_column: str | None = None,

@@ -7,10 +7,10 @@ import os
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_arrcoc.data.picture_folder import PictureFolder
-from lightning_arrcoc.data.questions import OnBadSample, Questions
+from lightning_arrcoc.data.questions import Questions
 
 MOST_LINE_BYTES = 16 * 2**20  # chosen by us: a line is a few questions, not a whole data set
 HOW_TO_MAKE_LINES = "A list of samples becomes lines by: jq -c '.[]' list.json > lines.jsonl"
@@ -45,7 +45,7 @@ class JsonlQuestions(Questions):
         allow_outside: bool = False,
         protocols: Sequence[str] = (),
         columns: Mapping[str, str] | None = None,
-        on_bad_sample: OnBadSample = "error",
+        on_bad_sample: Literal["error", "skip"] = "error",
         split: str | None = None,
         shares: Mapping[str, float] | None = None,
         split_column: str | None = None,

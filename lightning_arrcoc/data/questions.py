@@ -16,7 +16,6 @@ from lightning_arrcoc.data.records import Record, check_columns, read_record, va
 from lightning_arrcoc.data.sample import Sample
 from lightning_arrcoc.data.splits import Rows, check_split, rows_by_column, rows_by_share
 
-OnBadSample = Literal["error", "skip"]
 # What a sample itself can be at fault for. Another OSError, or a package that is missing, would be
 # so for many, and for no longer than somebody takes to mend it.
 FAULTS = (ValueError, FileNotFoundError)
@@ -63,7 +62,7 @@ class Questions(Dataset[Sample], ABC):
         self,
         folder: PictureFolder,
         columns: Mapping[str, str] | None,
-        on_bad_sample: OnBadSample,
+        on_bad_sample: Literal["error", "skip"],
         split: str | None,
         shares: Mapping[str, float] | None,
         split_column: str | None,
