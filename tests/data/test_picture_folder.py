@@ -100,6 +100,17 @@ def test_pipes_and_devices_are_refused_even_where_everything_is_allowed(root: Pa
             folder.read(name)
 
 
+def test_a_device_is_not_even_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening one may already do something."""
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
+        PictureFolder(root, allow_outside=True).read("/dev/zero")
+
+
 def test_a_link_in_a_circle_is_an_error_of_the_system(root: Path) -> None:
     (root / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="symbolic links"):
