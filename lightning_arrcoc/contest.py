@@ -10,6 +10,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from lightning_arrcoc.data.collate import Batch
+from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.relevance.allocation import check_budget
 from lightning_arrcoc.relevance.baselines import Everything, RandomCells
 from lightning_arrcoc.vlm import ArrCocGeneration, ArrCocQwen3VL
@@ -99,7 +100,7 @@ class Contest(nn.Module):
             **prompts, max_new_tokens=self.max_new_tokens, do_sample=False, **options
         )
         answers = decode_answers(model, output, prompts)
-        for right in exact_matches(answers, batch["answers"]):
+        for right in exact_matches(answers, batch["accepted"]):
             _metric(self.right, name).update(right)
         for allocation in output.allocation or []:
             _metric(self.tokens, name).update(len(allocation.levels))
@@ -122,13 +123,12 @@ def decode_answers(
     return words
 
 
-def exact_matches(answers: Sequence[str], truths: Sequence[str]) -> list[float]:
-    """1.0 where both say the same but for case and surrounding space, else 0.0."""
-
-    def normal(text: str) -> str:
-        return " ".join(text.split()).casefold()
-
-    return [float(normal(a) == normal(t)) for a, t in zip(answers, truths, strict=True)]
+def exact_matches(answers: Sequence[str], truths: Sequence[str | Sequence[str]]) -> list[float]:
+    """For each answer 1.0 where it is the truth, or one of several, but for case and space."""
+    return [
+        is_match(answer, [truth] if isinstance(truth, str) else truth)
+        for answer, truth in zip(answers, truths, strict=True)
+    ]
 
 
 def results_table(results: dict[str, list[Result]], budgets: Sequence[float]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from lightning_arrcoc.contest import FULL, Contest, decode_answers, exact_matches
+from lightning_arrcoc.contest import FULL, Contest, decode_answers
 from lightning_arrcoc.data.collate import Batch
+from lightning_arrcoc.metrics import METRICS, AnswerMetric
+from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
@@ -41,6 +43,7 @@ class ArrCocModule(pl.LightningModule):
     train/accuracy        answer tokens guessed right                         share
     train/accuracy_epoch  the same over a whole epoch                         share
     val/exact_match       answers right, at the model's budget                share
+    val/<metric>          each of `metrics`, over the same answers            share
     val/kept              visual tokens kept                                  share
     test/<who>@<budget>   answers right                                       share
     ====================  ==================================================  =====
@@ -57,9 +60,12 @@ class ArrCocModule(pl.LightningModule):
             to zero along half a cosine at the end.
         weight_decay: of AdamW, on matrices only.
         contest: what a test compares; None takes the usual.
+        metrics: what validation measures beside exact match: "vqa_accuracy", "anls".
+        max_new_tokens: longest answer in validation.
 
     Raises:
-        ValueError: `trains` is none of the two, or a backbone in training has adapters.
+        ValueError: `trains` is none of the two, a backbone in training has adapters, or there is
+            no such metric.
     """
 
     def __init__(
@@ -74,6 +80,8 @@ class ArrCocModule(pl.LightningModule):
         warmup: float = 0.03,
         decay: float = 0.6,
         contest: Contest | None = None,
+        metrics: Sequence[str] = (),
+        max_new_tokens: int = 8,
     ) -> None:
         super().__init__()
         if trains not in ("arr_coc", "backbone"):
@@ -82,6 +90,10 @@ class ArrCocModule(pl.LightningModule):
             raise ValueError(
                 "trains='backbone' changes every weight of the backbone, LoRA freezes them. Choose "
                 "training=arr_coc, or model/lora=none."
+            )
+        if isinstance(metrics, str) or set(metrics) - set(METRICS):
+            raise ValueError(
+                f"metrics={metrics!r}; expected a list of some of {', '.join(METRICS)}."
             )
         self.model = model
         self.trains = trains
@@ -92,7 +104,10 @@ class ArrCocModule(pl.LightningModule):
         self.warmup, self.decay = warmup, decay
         self.contest = contest or Contest()
         self.everything = Everything()
-        self.val_exact_match, self.val_kept = MeanMetric(), MeanMetric()
+        self.max_new_tokens, self.val_kept = max_new_tokens, MeanMetric()
+        self.val_metrics = torch.nn.ModuleDict(
+            {name: METRICS[name]() for name in dict.fromkeys(("exact_match", *metrics))}
+        )
         model.requires_grad_(False)
         for parameter in (*self.trained.parameters(), *lora_parameters(model.backbone).values()):
             parameter.requires_grad_(True)
@@ -195,14 +210,15 @@ class ArrCocModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         output = self.model.generate(
-            **batch["prompts"], max_new_tokens=8, do_sample=False, **self._choice
+            **batch["prompts"], max_new_tokens=self.max_new_tokens, do_sample=False, **self._choice
         )
         answers = decode_answers(self.model, output, batch["prompts"])
-        for right in exact_matches(answers, batch["answers"]):
-            self.val_exact_match.update(right)
         for allocation in output.allocation or []:
             self.val_kept.update(len(allocation.levels) / allocation.relevance.numel())
-        self.log("val/exact_match", self.val_exact_match, prog_bar=True)
+        for name, metric in self.val_metrics.items():
+            assert isinstance(metric, AnswerMetric)
+            metric.update(answers, batch["accepted"])
+            self.log(f"val/{name}", metric, prog_bar=name == "exact_match")
         self.log("val/kept", self.val_kept, prog_bar=True)
 
     def on_test_epoch_start(self) -> None:
@@ -218,16 +234,23 @@ class ArrCocModule(pl.LightningModule):
                 self.log(f"test/{name}@{budget:g}", result.exact_match)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """For each sample its answer, the truth and the allocations of its images."""
+        """For each sample its answer, the truth and the allocations of its images.
+
+        Of several accepted answers the truth is the one that was given, or else the usual one.
+        """
         output = self.model.generate(
             **batch["prompts"], max_new_tokens=64, do_sample=False, **self._choice
         )
         answers = decode_answers(self.model, output, batch["prompts"])
         allocations = iter(output.allocation or [])
         return [
-            {"answer": answer, "truth": truth, "allocations": list(islice(allocations, images))}
-            for answer, truth, images in zip(
-                answers, batch["answers"], batch["images"], strict=True
+            {
+                "answer": answer,
+                "truth": next((right for right in accepted if is_match(answer, [right])), truth),
+                "allocations": list(islice(allocations, images)),
+            }
+            for answer, truth, accepted, images in zip(
+                answers, batch["answers"], batch["accepted"], batch["images"], strict=True
             )
         ]
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,3 +34,34 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3_vl")
     make_backbone(folder, max_shard_size="1MB")
     return folder
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Runs code in two processes joined by gloo; `rank` is known to it. Gives what each prints."""
+
+    def run(code: str) -> list[str]:
+        meeting = f"file://{tmp_path / 'meeting'}"
+        joined = (
+            "import sys, torch.distributed as dist; rank = int(sys.argv[1])\n"
+            f"dist.init_process_group('gloo', init_method={meeting!r}, rank=rank, world_size=2)\n"
+            f"{textwrap.dedent(code)}\n"
+            "dist.destroy_process_group()\n"
+        )
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", joined, str(rank)], cwd=tmp_path, text=True,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        try:
+            ended = [process.communicate(timeout=240) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [process.returncode for process in started] == [0, 0], ended
+        return [out for out, _ in ended]
+
+    return run

@@ -5,6 +5,7 @@ The files are found by listing the folders, so that a new one is tested by itsel
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from PIL import Image
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.cli import COMMANDS
@@ -83,7 +85,7 @@ def test_the_groups_hold_what_was_promised() -> None:
             "soft_to_hard",
             "tensions",
         },
-        "data": {"digits"},
+        "data": {"digits", "jsonl", "jsonl_one_file", "hub"},
         "callbacks": {"default", "none"},
         "trainer": {"cpu", "gpu", "ddp"},
         "logger": {"auto", "csv", "wandb", "tensorboard"},
@@ -198,10 +200,39 @@ def test_a_logger_is_made_in_the_folder_of_the_run(
     assert Path(logger.save_dir).is_relative_to(tmp_path)
 
 
+@pytest.fixture
+def own_files(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Overrides that point a source of somebody's own questions at three small files."""
+
+    def write(option: str) -> list[str]:
+        words = []
+        for number, split in enumerate(("train", "val", "test")):
+            Image.new("RGB", (40, 20), (number, 0, 0)).save(tmp_path / f"{split}.png")
+            line = {"image": f"{split}.png", "question": "?", "answer": "7", "split": split}
+            (tmp_path / f"{split}.jsonl").write_text(json.dumps(line) + "\n")
+            words.append(f"data.{split}.path={tmp_path / split}.jsonl")
+        if option != "jsonl_one_file":
+            return words
+        files = [tmp_path / f"{split}.jsonl" for split in ("train", "val", "test")]
+        (tmp_path / "all.jsonl").write_text("".join(file.read_text() for file in files))
+        path = f"data.train.path={tmp_path / 'all.jsonl'}"
+        return [path, "data.train.shares=null", "data.train.split_column=split"]
+
+    return write
+
+
 @pytest.mark.parametrize("option", GROUPS["data"])
-def test_data_is_made_and_gives_samples(option: str, composed: Compose) -> None:
+def test_data_is_made_and_gives_samples(
+    option: str, composed: Compose, own_files: Callable[[str], list[str]], tmp_path: Path
+) -> None:
     pytest.importorskip("sklearn")
-    data = build(composed("fit", f"data={option}").data)
+    words = [f"data={option}"]
+    if not option.startswith("digits"):
+        words += own_files(option)
+    if option == "hub":
+        pytest.importorskip("datasets")
+        words += [f"+data.{split}.cache={tmp_path / 'cache'}" for split in ("train", "val", "test")]
+    data = build(composed("fit", *words).data)
     assert isinstance(data, VqaDataModule)
     for source in (data.train, data.val, data.test):
         assert source is not None
@@ -212,7 +243,7 @@ def test_data_is_made_and_gives_samples(option: str, composed: Compose) -> None:
 
 def test_the_splits_of_the_digits_share_no_settings_that_would_leak(composed: Compose) -> None:
     """Only training augments, and each split draws from its own scans."""
-    for option in GROUPS["data"]:
+    for option in ("digits", "digits_growing"):
         config = composed("fit", f"data={option}").data
         assert (config.val.split, config.test.split) == ("val", "test")
         assert not config.val.get("augment")

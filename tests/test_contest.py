@@ -92,3 +92,18 @@ def test_the_table_has_a_row_a_contestant_and_a_column_a_budget() -> None:
 
 def test_exact_match_forgives_case_and_space_alone() -> None:
     assert exact_matches([" Yes\n", "7", "77", ""], ["yes", "7", "7", "7"]) == [1, 1, 0, 0]
+
+
+def test_any_of_several_accepted_answers_is_right() -> None:
+    accepted = [("red", "RED", "blue"), ["7"], ["seven"]]
+    assert exact_matches(["Blue", "7", "even"], accepted) == [1, 1, 0]
+
+
+def test_a_contest_counts_any_accepted_answer_as_right(
+    model: ArrCocQwen3VL, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch["accepted"] = [("one", "two")] * 4
+    monkeypatch.setattr("lightning_arrcoc.contest.decode_answers", lambda *_: ["two"] * 4)
+    contest = Contest(budgets=())
+    contest.update(model, batch)
+    assert contest.results()["full"][0].exact_match == 1

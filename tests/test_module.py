@@ -261,3 +261,43 @@ def test_an_unknown_part_to_train_is_refused(backbone_folder: Path) -> None:
     model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
     with pytest.raises(ValueError, match="'arr_coc' or 'backbone'"):
         ArrCocModule(model, trains="everything")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------- metrics of answers
+
+
+def asked_of_two(answer: str, *accepted: str) -> Sample:
+    turn = Turn("Which digit is red?", answer, accepted)
+    return Sample(questions("val", 1)[0].images, (turn,))
+
+
+def test_validation_measures_what_is_asked_for(
+    backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_arrcoc.module.decode_answers", lambda *_: ["Coca Col", "red"])
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25)
+    module = ArrCocModule(model, metrics=["vqa_accuracy", "anls"])
+    sources = [asked_of_two("coca cola"), asked_of_two("blue", *["red"] * 2, *["blue"] * 8)]
+    data = VqaDataModule(val=sources, batch_size=2, num_workers=0)
+    (found,) = trainer(tmp_path).validate(module, data, verbose=False)
+    assert found["val/exact_match"] == pytest.approx(1 / 2)
+    assert found["val/vqa_accuracy"] == pytest.approx(0.6 / 2)
+    assert found["val/anls"] == pytest.approx((8 / 9 + 1) / 2)
+
+
+def test_the_truth_beside_a_prediction_is_the_accepted_answer_that_was_given(
+    backbone_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder), budget=0.25))
+    monkeypatch.setattr("lightning_arrcoc.module.decode_answers", lambda *_: ["Red", "green"])
+    assert module.processor is not None
+    voted = asked_of_two("blue", "blue", "red")
+    batch = Collator(module.processor, for_measuring=True)([voted, voted])
+    assert [found["truth"] for found in module.predict_step(batch, 0)] == ["red", "blue"]
+
+
+@pytest.mark.parametrize("metrics", [["bleu"], "anls"])
+def test_a_metric_that_is_not_there_is_refused(backbone_folder: Path, metrics: list[str]) -> None:
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    with pytest.raises(ValueError, match="expected a list of some of exact_match, vqa_accuracy"):
+        ArrCocModule(model, metrics=metrics)

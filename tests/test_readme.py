@@ -35,7 +35,8 @@ def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_overrides_in_the_text_are_valid(word: str) -> None:
     if word.startswith(("budget=", "previous=")):  # keywords of Python calls
         return
-    assert check_overrides("fit", [word])
+    source = ["data=jsonl"] if word.startswith("data.train.") else []
+    assert check_overrides("fit", [*source, word])
 
 
 ABLATIONS = re.findall(r"^(model[./]arr_coc.*?) +#", README, re.MULTILINE)

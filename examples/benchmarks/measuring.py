@@ -132,7 +132,7 @@ def measure(
             began = time.perf_counter()
             answers = play(model, encoded["prompts"], asked, budget)
             seconds = (time.perf_counter() - began) / len(asked)
-            rights = exact_matches(answers, encoded["answers"])
+            rights = exact_matches(answers, encoded["accepted"])
             for sample, right in zip(asked, rights, strict=True):
                 found[name, budget][sample.family].append(right)
             found[name, budget]["seconds"].append(seconds)

@@ -17,6 +17,7 @@ class Batch(TypedDict):
         inputs: conversations with their answers, as the model's forward takes them.
         prompts: the same without the last answer, as generate takes them; only for measuring.
         answers: the last answers, in words.
+        accepted: for each last question every answer that counts as right.
         families: kinds of question.
         images: how many each sample shows.
     """
@@ -24,6 +25,7 @@ class Batch(TypedDict):
     inputs: dict[str, Any]
     prompts: dict[str, Any]
     answers: list[str]
+    accepted: list[tuple[str, ...]]
     families: list[str]
     images: list[int]
 
@@ -52,6 +54,7 @@ class Collator:
             ),
             prompts=prompts,
             answers=[sample.turns[-1].answer for sample in samples],
+            accepted=[sample.turns[-1].truths for sample in samples],
             families=[sample.family for sample in samples],
             images=[len(sample.images) for sample in samples],
         )

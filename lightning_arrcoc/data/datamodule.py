@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_arrcoc.data.collate import Collator, Encode
+from lightning_arrcoc.data.questions import Questions
 from lightning_arrcoc.data.sample import Source
+from lightning_arrcoc.data.skipping import leave_out_bad, write_skipped
 from lightning_arrcoc.data.staged import StagedDataset
 
 MOST_WORKERS = 8
+SKIPPED = "skipped.jsonl"  # in the folder of the run
 
 
 class VqaDataModule(pl.LightningDataModule):
@@ -79,6 +85,22 @@ class VqaDataModule(pl.LightningDataModule):
             )
         return processor
 
+    def setup(self, stage: str) -> None:
+        """Leave out the bad samples of sources that ask for it, the same ones in every process."""
+        needed = {"fit": (self.train, self.val), "validate": (self.val,)}.get(stage, (self.test,))
+        sources = [source for source in questions_in(needed) if not source.is_checked]
+        for source in sources:
+            leave_out_bad(source, self.num_workers)
+        if any(source.skipped for source in sources) and self.trainer is not None:
+            self._report_skipped(Path(self.trainer.default_root_dir) / SKIPPED)
+
+    @rank_zero_only
+    def _report_skipped(self, path: Path) -> None:
+        everything = questions_in((self.train, self.val, self.test))
+        left_out = {skipped for source in everything for skipped in source.skipped}
+        write_skipped(path, left_out)
+        rank_zero_warn(f"{len(left_out)} bad samples are left out; they are listed in {path}.")
+
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", self.train, shuffle=True)
 
@@ -108,6 +130,15 @@ class VqaDataModule(pl.LightningDataModule):
             ),
             **options,
         )
+
+
+def questions_in(sources: Iterable[Source | None]) -> list[Questions]:
+    """Those that may hold bad samples, also where they are stages of another."""
+    found: list[Questions] = []
+    for source in sources:
+        parts = source.stages if isinstance(source, StagedDataset) else [source]
+        found += [part for part in parts if isinstance(part, Questions)]
+    return found
 
 
 def _cores() -> int:

@@ -8,10 +8,23 @@ from PIL import Image
 
 
 class Turn(NamedTuple):
-    """A question and its accepted answer."""
+    """A question and its answer.
+
+    Attributes:
+        question: as it is asked.
+        answer: what is trained on.
+        accepted: where several answers count as right, all of them, repetitions included: the ten
+            of VQA. Empty where `answer` alone does.
+    """
 
     question: str
     answer: str
+    accepted: tuple[str, ...] = ()
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """Every answer that counts as right; never empty."""
+        return self.accepted or (self.answer,)
 
 
 class Box(NamedTuple):
@@ -32,12 +45,15 @@ class Sample(NamedTuple):
         family: the kind of the first question, a row of the result tables.
         evidence: where the first answer can be read off the first image; known for synthetic
             images only, and seen by nothing but the oracle selector and pictures.
+        digests: for each image the sha256, in hex, of the encoded bytes that it was decoded from;
+            empty where it is no function of such bytes alone.
     """
 
     images: tuple[Image.Image, ...]
     turns: tuple[Turn, ...]
     family: str = "all"
     evidence: tuple[Box, ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 class Source(Protocol):

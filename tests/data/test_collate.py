@@ -38,6 +38,13 @@ def test_the_last_answers_and_the_families_stand_beside():
     assert batch["families"] == ["colour", "place"]
 
 
+def test_every_accepted_answer_of_the_last_question_stands_beside():
+    voted = Sample((PICTURE,), (Turn("?", "a", ("z",)), Turn("What?", "a", ("a", "b", "a"))))
+    batch = Collator(as_it_is, for_measuring=True)([ONE_TURN, voted])
+    assert batch["accepted"] == [("7",), ("a", "b", "a")]
+    assert batch["inputs"]["conversations"][1]["answers"] == ["a", "a"]
+
+
 def test_training_prepares_no_prompts_and_encodes_once():
     calls = []
 

@@ -1,5 +1,6 @@
 """Pictures from outside become RGB or a clear refusal."""
 
+import os
 import random
 import struct
 import zlib
@@ -8,14 +9,26 @@ import pytest
 from PIL import Image, ImageFile
 
 from lightning_arrcoc.data import images as images_module
-from lightning_arrcoc.data.images import FORMATS, MOST_PIXELS, allowed_formats, open_image
+from lightning_arrcoc.data import picture_folder
+from lightning_arrcoc.data.images import (
+    FORMATS,
+    MOST_PIXELS,
+    allowed_formats,
+    decode_image,
+    open_image,
+)
+from lightning_arrcoc.vlm.chat import ChatProcessor
+from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
 SIZE = (40, 20)
 ALLOWED = allowed_formats()  # JPEG is missing where Pillow decodes it unsafely
 
 
-def png(width, height, rows=b"", *, depth=8, colour_type=2):
-    """A PNG by hand: what its header claims and what it holds may differ."""
+def png(width, height, rows=b"", *, depth=8, colour_type=2, extra=()):
+    """A PNG by hand: what its header claims and what it holds may differ.
+
+    `extra` are chunks, name and body, between header and pixels.
+    """
 
     def chunk(name, body):
         return (
@@ -24,7 +37,8 @@ def png(width, height, rows=b"", *, depth=8, colour_type=2):
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(rows)) if rows else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+    extras = b"".join(chunk(name, body) for name, body in extra)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extras + data + chunk(b"IEND", b"")
 
 
 def half_red(mode="RGB"):
@@ -134,6 +148,52 @@ def test_16_bits_a_colour_become_8(written):
     assert image.getcolors() == [(6, (0, 128, 255))]
 
 
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 0, 255, 0), (0, 255, 0)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+    ],
+)
+def test_printed_colours_become_light(saved, ink, colour):
+    if "JPEG" not in ALLOWED:
+        pytest.skip("this Pillow must not decode JPEG")
+    image = open_image(saved(Image.new("CMYK", SIZE, ink), "JPEG", quality=95))
+    assert_about(image.getpixel((5, 10)), colour, tolerance=3)
+
+
+def test_a_grey_picture_of_16_bits_is_scaled_and_not_cut_off(written):
+    rows = b"".join(b"\0" + struct.pack(">2H", 0x1000, 0xFFFF) for _ in range(2))
+    image = open_image(written(png(2, 2, rows, depth=16, colour_type=0)))
+    assert [image.getpixel((x, 0)) for x in range(2)] == [(15, 15, 15), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1)])
+def test_a_picture_of_a_pixel_opens_and_the_processor_takes_it(saved, size):
+    image = open_image(saved(Image.new("RGB", size, (255, 0, 0)), "PNG"))
+    assert image.size == size
+    processor = ChatProcessor.from_pretrained(TINY_FOLDER)
+    encoded = processor([{"images": [image], "questions": ["?"], "answers": []}])
+    red, green, blue = encoded["pixel_values"].view(-1, 3, 512).mean((0, 2)).tolist()
+    assert red > green == pytest.approx(blue)
+
+
+def test_the_photograph_of_several_in_one_jpeg_is_taken(saved):
+    """Phones write a smaller copy or a map of light behind it."""
+    if "JPEG" not in ALLOWED:
+        pytest.skip("this Pillow must not decode JPEG")
+    path = saved(half_red(), "MPO", save_all=True, append_images=[Image.new("RGB", SIZE)])
+    assert_about(open_image(path).getpixel((5, 10)), (255, 0, 0))
+
+
+def test_bytes_decode_as_their_file_does(saved):
+    path = saved(half_red(), "PNG")
+    decoded = decode_image(path.read_bytes(), "a name")
+    assert decoded.tobytes() == open_image(path).tobytes()
+
+
 def test_a_picture_of_just_as_many_pixels_as_allowed_opens(saved):
     path = saved(half_red(), "PNG")
     assert open_image(path, most_pixels=SIZE[0] * SIZE[1]).size == SIZE
@@ -200,6 +260,7 @@ def test_a_png_whose_data_is_longer_than_it_says_is_refused(written):
     [
         (60_000, 60_000, "is too large"),  # PIL's error
         (11_000, 11_000, "is too large"),  # PIL's warning
+        (20_000, 20_000, "is too large"),
         (8_001, 8_000, rf"has 8001x8000 pixels; expected at most {MOST_PIXELS}. Make it smaller"),
     ],
 )
@@ -208,6 +269,63 @@ def test_a_header_that_claims_a_huge_picture_is_believed(
 ):
     with pytest.raises(ValueError, match=message):
         open_image(written(png(width, height, b"\0")))
+
+
+def test_a_small_file_that_unfolds_to_a_huge_picture_is_refused(written, never_decoded):
+    rows = bytes((3 * 20_000 + 1) * 1_000)
+    content = png(20_000, 20_000, rows)
+    assert len(content) < 100_000
+    with pytest.raises(ValueError, match="is too large"):
+        open_image(written(content))
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_small_chunk_that_unfolds_to_megabytes_of_text_is_refused(written, never_decoded, name):
+    between = b"\0\1\0\0\0" if name == b"iTXt" else b"\0\0"
+    body = b"Comment" + between + zlib.compress(bytes(100_000_000), 9)
+    content = png(4, 4, bytes(13 * 4), extra=[(name, body)])
+    assert len(content) < 200_000
+    with pytest.raises(ValueError, match=r"cannot be read as .*[Tt]oo large"):
+        open_image(written(content))
+
+
+@pytest.mark.parametrize("size", [(201, 1), (1, 201), (2, 401)])
+def test_a_picture_too_narrow_for_the_processor_is_refused(saved, size):
+    path = saved(Image.new("RGB", size), "PNG")
+    with pytest.raises(ValueError, match=r"pixels; expected one side at most 200 times the other"):
+        open_image(path)
+    with pytest.raises(ValueError, match="aspect ratio"):
+        ChatProcessor.from_pretrained(TINY_FOLDER).image_processor(images=[Image.open(path)])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_moves_is_refused(saved, never_decoded, kind):
+    path = saved(half_red(), kind, save_all=True, append_images=[Image.new("RGB", SIZE)])
+    with pytest.raises(ValueError, match=r"is animated; expected a still picture\. Save the frame"):
+        open_image(path)
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
+        open_image(tmp_path / "pipe.png")
+
+
+def test_a_device_is_not_opened():
+    with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
+        open_image("/dev/zero")
+
+
+def test_a_file_of_more_bytes_than_any_picture_needs_is_refused(monkeypatch, saved):
+    monkeypatch.setattr(picture_folder, "MOST_BYTES", 20)
+    with pytest.raises(ValueError, match="is larger than 0 MiB"):
+        open_image(saved(half_red(), "PNG"))
+
+
+def test_errors_name_the_file_and_nothing_of_the_memory_it_was_read_to(written):
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        open_image(written(b"no picture"))
+    assert "0x" not in str(caught.value)
 
 
 def test_the_cap_can_be_lowered(saved, never_decoded):
