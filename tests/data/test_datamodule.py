@@ -35,6 +35,18 @@ def feeding(**given):
     return VqaDataModule(**{"num_workers": 0, "processor": encode, **given})
 
 
+def attached(module, **given):
+    """What the data module asks of a Trainer."""
+    usual = {
+        "accelerator": None,
+        "num_devices": 1,
+        "reload_dataloaders_every_n_epochs": 0,
+        "distributed_sampler_kwargs": None,
+        "training": False,
+    }
+    return SimpleNamespace(lightning_module=module, **(usual | given))
+
+
 def answers(loader):
     """The answers of each batch."""
     return [batch["answers"] for batch in loader]
@@ -122,17 +134,17 @@ def test_workers_stay_from_epoch_to_epoch_unless_stages_may_advance():
 
 def test_the_models_own_processor_encodes_unless_one_is_given():
     module = VqaDataModule(val=source(1), num_workers=0)
-    module.trainer = SimpleNamespace(lightning_module=SimpleNamespace(processor=encode))
+    module.trainer = attached(SimpleNamespace(processor=encode))
     assert module.processor is encode
     (batch,) = module.val_dataloader()
     assert batch["inputs"]["answers"].tolist() == [1]
     other = feeding()
-    other.trainer = SimpleNamespace(lightning_module=SimpleNamespace(processor=None))
+    other.trainer = attached(SimpleNamespace(processor=None))
     assert other.processor is encode
 
 
 @pytest.mark.parametrize(
-    "trainer", [None, SimpleNamespace(lightning_module=SimpleNamespace())], ids=["none", "no hint"]
+    "trainer", [None, attached(SimpleNamespace())], ids=["none", "no hint"]
 )
 def test_without_any_processor_both_ways_out_are_named(trainer):
     module = VqaDataModule(train=source(2), num_workers=0)
