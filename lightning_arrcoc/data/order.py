@@ -1,4 +1,4 @@
-"""Which sample comes when, a function of seed, epoch and place; what went before does not matter."""
+"""Which sample comes when: a function of seed, epoch and place, whatever went before."""
 
 from __future__ import annotations
 
