@@ -20,7 +20,7 @@ def under_way(module: pl.LightningModule, mean: MeanMetric) -> dict[str, Any]:
         mean: over the epoch so far, of all processes.
     """
     with mean.sync_context():
-        so_far = {name: value.clone() for name, value in mean.metric_state.items()}
+        so_far = {name: getattr(mean, name).clone() for name in ("mean_value", "weight")}
     return {
         "torch_rng": torch.get_rng_state(),
         "mean": so_far,
@@ -42,12 +42,13 @@ def take_up(module: pl.LightningModule, mean: MeanMetric, saved: dict[str, Any])
 
 
 def settle_loops(checkpoint: dict[str, Any], *, by_steps: bool) -> None:
-    """Let a run that was saved at the end of an epoch end that epoch, once, and count it once.
+    """Let Lightning go on at the very place where a run was saved, and count epochs rightly.
 
-    Behind the last batch Lightning saves before it counts that batch as complete; resumed, it
-    begins the next epoch without having called `on_train_epoch_end`. Saved in that hook, a run
-    whose end is set in steps calls it again and counts a processed epoch too many, which later
-    resumes take for a place they are not at.
+    Behind an epoch's last batch it saves before it counts that batch as complete; resumed, it
+    begins the next epoch without having called `on_train_epoch_end`. Where the end of a run is set
+    in steps, it counts as complete an epoch that this end cut short, and, saved in
+    `on_train_epoch_end`, one processed epoch too many, which later resumes take for a place they
+    are not at.
 
     Args:
         checkpoint: as Lightning reads it; changed in place.
@@ -64,6 +65,8 @@ def settle_loops(checkpoint: dict[str, Any], *, by_steps: bool) -> None:
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     if by_steps:
         for counts in (epochs["total"], epochs["current"]):
+            if not batches["is_last_batch"]:
+                counts["completed"] = counts["started"] - 1
             counts["processed"] = counts["completed"]
 
 

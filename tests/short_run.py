@@ -1,6 +1,7 @@
 """A short run of a tiny model that test_resume starts, kills and resumes.
 
-Started by name (`runpy.run_path(..., run_name="killed")`) it is a process of its own, to be killed.
+Started by name (`runpy.run_path(..., run_name="killed")`) it is a process of its own, to be killed;
+as "command" it is one of the command line.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
+from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule, cli
 from lightning_arrcoc.callbacks.curriculum import CurriculumAdvance
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample
@@ -41,7 +43,7 @@ class How(NamedTuple):
         backbone: folder.
         workers: loader processes.
         saved_every: steps from one checkpoint to the next.
-        kill_at: step before which the process kills itself.
+        kill_at: batch, counted over all epochs, before which the process kills itself.
         accumulate: batches a step.
         plain: with torch's own loader, for a negative control.
         staged: two stages, the second to be reached.
@@ -91,11 +93,11 @@ class PlainData(VqaDataModule):
 class Suicide(pl.Callback):
     """Leaves no time for anything."""
 
-    def __init__(self, step: int | None) -> None:
-        self.step = step
+    def __init__(self, batch: int | None) -> None:
+        self.batch = batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
+        if trainer.fit_loop.total_batch_idx == self.batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -145,7 +147,23 @@ def _train(folder: Path, how: How, checkpoint: Path | None) -> dict[str, Tensor]
     return saved
 
 
-if __name__ == "killed":
+def command(folder: Path, words: list[str], kill_at: int | None) -> None:
+    """As a user types it."""
+    suicide = Suicide(kill_at)
+
+    def on_train_batch_start(self: ArrCocModule, batch: Any, batch_idx: int) -> None:
+        suicide.on_train_batch_start(self.trainer, self, batch, batch_idx)
+
+    ArrCocModule.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
+    os.chdir(folder)
+    sys.argv = ["lightning_arrcoc", *words]
+    cli.main()
+
+
+if __name__ in ("killed", "command"):
     # Loaders fork their workers, as in a program of its own: these classes cannot be imported.
     multiprocessing.set_start_method("fork", force=True)
+if __name__ == "command":
+    command(Path(FOLDER), WORDS, KILL_AT)  # type: ignore[name-defined]  # noqa: F821
+if __name__ == "killed":
     train(Path(FOLDER), How(**HOW), Path(CHECKPOINT) if CHECKPOINT else None)  # type: ignore[name-defined]  # noqa: F821

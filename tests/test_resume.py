@@ -10,10 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+
+from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
+from lightning_arrcoc.objectives.lesson import Lesson, nothing_to_learn
 
 SCRIPT = Path(__file__).parent / "short_run.py"
 PATIENCE_S = 600  # a run takes seconds, but a busy machine is no failure
@@ -39,17 +44,19 @@ Weights = dict[str, Tensor]
 Run = Callable[..., Weights]
 
 
-def kill(folder: Path, how: Any, checkpoint: Path | None = None) -> Path:
-    """Train in a process that kills itself; its last checkpoint."""
-    words = {
-        "FOLDER": str(folder),
-        "HOW": how._asdict(),
-        "CHECKPOINT": str(checkpoint) if checkpoint else None,
-    }
-    process = FORKED.Process(target=runpy.run_path, args=(str(SCRIPT), words, "killed"))
+def start(name: str, **given: Any) -> int | None:
+    """Run the script by a name in a process of its own; how it ended."""
+    process = FORKED.Process(target=runpy.run_path, args=(str(SCRIPT), given, name))
     process.start()
     process.join(PATIENCE_S)
-    assert process.exitcode == -signal.SIGKILL
+    return process.exitcode
+
+
+def kill(folder: Path, how: Any, checkpoint: Path | None = None) -> Path:
+    """Train in a process that kills itself; its last checkpoint."""
+    path = str(checkpoint) if checkpoint else None
+    ended = start("killed", FOLDER=str(folder), HOW=how._asdict(), CHECKPOINT=path)
+    assert ended == -signal.SIGKILL
     return folder / "last.ckpt"
 
 
@@ -93,6 +100,53 @@ def interrupted(backbone_folder: Path, tmp_path: Path) -> Run:
     return run
 
 
+# ----------------------------------------------------------------------------- between two batches
+
+
+class Scored:
+    """An objective that calls a batch as accurate as it is bright."""
+
+    def __call__(self, model: Any, inputs: dict[str, Any], progress: float) -> Lesson:
+        score = inputs["pixel_values"].float().mean().sigmoid()
+        return Lesson(nothing_to_learn(model), {"accuracy": score})
+
+
+class Noting(pl.Callback):
+    """Notes the epoch's accuracy as a callback reads it, when the epoch ends."""
+
+    def __init__(self) -> None:
+        self.means: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.means.append(float(trainer.callback_metrics["train/accuracy_epoch"]))
+
+
+def means(folder: Path, backbone: Path, checkpoint: Path | None = None) -> list[float]:
+    noting = Noting()
+    saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = pl.Trainer(
+        max_steps=9, max_epochs=-1, limit_val_batches=0, accelerator="cpu", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        callbacks=[noting, saving],
+    )  # fmt: skip
+    model = ArrCocQwen3VL.from_pretrained(str(backbone))
+    data = VqaDataModule(short.Flickering(), batch_size=2, num_workers=0, seed=0)
+    module = ArrCocModule(model, objective=Scored())
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    return noting.means
+
+
+@pytest.mark.parametrize("step", [3, 5, 8], ids=["within", "behind the last batch", "second"])
+def test_the_mean_over_an_epoch_is_that_of_the_whole_epoch(
+    step: int, backbone_folder: Path, tmp_path: Path
+) -> None:
+    """Five steps an epoch; a curriculum decides by this mean."""
+    whole = means(tmp_path, backbone_folder)
+    assert len(set(whole)) == len(whole) == 2
+    resumed = means(tmp_path / "resumed", backbone_folder, tmp_path / f"step={step}.ckpt")
+    assert resumed == whole[step // 6 :]
+
+
 # ------------------------------------------------------------------------------------------ killed
 
 
@@ -133,24 +187,25 @@ def test_a_run_killed_behind_an_epochs_last_batch_ends_the_same(
     assert_same(interrupted(6, saved_every=5), whole())
 
 
-@pytest.mark.parametrize("step", [2, 4])
 def test_a_run_killed_between_two_batches_of_a_step_ends_the_same(
-    step: int, whole: Callable[..., Weights], interrupted: Run
+    whole: Callable[..., Weights], backbone_folder: Path, tmp_path: Path
 ) -> None:
-    """And its checkpoint may have been written there: Lightning does so after a resume."""
-    given = {"accumulate": 2, "saved_every": 1}
-    assert_same(interrupted(step, step + 1, **given), whole(accumulate=2))
+    """Its checkpoint may have been written there, too: Lightning does so after a resume."""
+    how = short.How(str(backbone_folder), accumulate=2, saved_every=1, kill_at=6)
+    checkpoint = kill(tmp_path, how, kill(tmp_path, how))
+    assert torch.load(checkpoint, weights_only=True)["under_way"]["gradients"]
+    resumed = short.train(tmp_path, how._replace(kill_at=None), checkpoint)
+    assert_same(resumed, whole(accumulate=2))
 
 
-@pytest.mark.parametrize("step", [3, 4, 9])
-@pytest.mark.parametrize("saved_every", [1, 3])
+@pytest.mark.parametrize(("step", "saved_every"), [(4, 3), (3, 2)])
 def test_a_curriculum_advances_as_it_would_have(
     step: int, saved_every: int, whole: Callable[..., Weights], interrupted: Run
 ) -> None:
-    """Three steps in the first stage, then four an epoch; the last batch of an epoch included."""
-    assert_same(interrupted(step + 1, staged=True, saved_every=saved_every), whole(staged=True))
-    assert whole(staged=True).keys() == whole().keys()
-    assert any(not torch.equal(a, whole()[n]) for n, a in whole(staged=True).items())
+    """Three steps in the first stage; saved behind its last batch, or before."""
+    assert_same(interrupted(step, staged=True, saved_every=saved_every), whole(staged=True))
+    with pytest.raises(AssertionError):
+        assert_same(whole(staged=True), whole())
 
 
 def test_dropout_draws_what_it_would_have(whole: Callable[..., Weights], interrupted: Run) -> None:
@@ -164,6 +219,32 @@ def test_with_a_plain_loader_it_ends_otherwise(
     """Negative control: every test above would notice."""
     with pytest.raises(AssertionError):
         assert_same(interrupted(THREE[1], plain=True), whole(plain=True))
+
+
+def fit(folder: Path, *words: str, kill_at: int | None = None) -> Path:
+    """A short run from the command line; its last checkpoint."""
+    folder.mkdir()
+    given = [
+        "fit", "experiment=debug", "model.random_weights=true", "trainer.max_steps=8",
+        "trainer.val_check_interval=3", "callbacks.latest.every_n_train_steps=2", "logger=none",
+        "data.num_workers=2", "data.batch_size=2", "data.train.length=6", "data.train.turns=2",
+        "data.train.canvas_px=[96,96]", "data.train.digits=2", "data.train.families=[place]",
+        "data.val.length=2", "data.test=null", *words,
+    ]  # fmt: skip
+    ended = start("command", FOLDER=str(folder), WORDS=given, KILL_AT=kill_at)
+    assert ended == (0 if kill_at is None else -signal.SIGKILL)
+    (last,) = folder.rglob("last.ckpt")
+    return last
+
+
+def test_a_run_is_resumed_from_the_command_line(tmp_path: Path) -> None:
+    """Three steps an epoch; killed in the second, with what ships as configuration."""
+    killed = fit(tmp_path / "killed", kill_at=5)
+    assert torch.load(killed, weights_only=True)["global_step"] == 4
+    resumed = torch.load(fit(tmp_path / "resumed", f"ckpt={killed}"), weights_only=True)
+    whole = torch.load(fit(tmp_path / "whole"), weights_only=True)
+    assert resumed["global_step"] == whole["global_step"] == 8
+    assert_same(resumed["state_dict"], whole["state_dict"])
 
 
 @pytest.mark.slow

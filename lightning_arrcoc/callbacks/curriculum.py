@@ -15,7 +15,9 @@ class CurriculumAdvance(pl.Callback):
 
     At the end of a training epoch the monitored metric is compared with the threshold; what is
     reached counts, not how many steps it took. The source is the data module's `train`, any
-    object with `stages` and `stage`; loaders must be rebuilt every epoch.
+    object with `stages` and `stage`; loaders must be rebuilt every epoch. A run resumed within an
+    epoch judges what it has logged since, or the whole epoch where the module keeps its metric in
+    checkpoints, as `ArrCocModule` keeps train/accuracy_epoch.
 
     =================  =========================================
     logged             what

@@ -202,7 +202,7 @@ class VqaDataModule(pl.LightningDataModule):
         trainer = self.trainer
         if self.pin_memory is False or trainer is None:
             return False
-        renewed = workers_stay and trainer.reload_dataloaders_every_n_epochs > 0
+        renewed = workers_stay and getattr(trainer, "reload_dataloaders_every_n_epochs", 0) > 0
         return isinstance(trainer.accelerator, CUDAAccelerator) and not renewed
 
 

@@ -32,7 +32,7 @@ class Place(NamedTuple):
 class Draw(NamedTuple):
     """A sample to be fetched, and the epoch that fetches it."""
 
-    index: int
+    sample: int
     epoch: int
 
 
@@ -72,7 +72,7 @@ class EpochOrder(DistributedSampler[Draw]):
         own = np.resize(order, self.total_size)[self.rank :: self.num_replicas]
         first = place.batch * self.batch_size
         last = len(own) if place.stop is None else place.stop * self.batch_size
-        return (Draw(index, place.epoch) for index in own[first:last].tolist())
+        return (Draw(sample, place.epoch) for sample in own[first:last].tolist())
 
 
 class Drawn(Dataset[Sample]):

@@ -110,16 +110,24 @@ def time_settings(
                     f"workers are timed over {setting.warm_up} + {batches}. Lower batches=... or "
                     "data.batch_size; so few samples need no workers."
                 )
-            begun = clock()
-            passing = _moved(iter(loader), device)
-            next(passing)
-            first_s.append(clock() - begun)
-            for _ in range(setting.warm_up - 1):
-                next(passing)
-            begun = clock()
-            samples = sum(next(passing) for _ in range(batches))
-            rates.append(samples / (clock() - begun))
+            first, rate = _pace(_moved(iter(loader), device), setting.warm_up, batches, clock)
+            first_s.append(first)
+            rates.append(rate)
     return timings
+
+
+def _pace(
+    passing: Iterator[int], warm_up: int, batches: int, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Seconds to the first batch, and samples a second behind the warm-up."""
+    begun = clock()
+    next(passing)
+    first = clock() - begun
+    for _ in range(warm_up - 1):
+        next(passing)
+    begun = clock()
+    samples = sum(next(passing) for _ in range(batches))
+    return first, samples / (clock() - begun)
 
 
 def choose(timings: Sequence[Timing]) -> Setting:

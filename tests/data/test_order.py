@@ -51,7 +51,7 @@ START = Place(0)
 
 def order(length: int = 10, place: Place = START, **given: Any) -> list[int]:
     options = {"batch_size": 2, "seed": 0} | given
-    return [draw.index for draw in EpochOrder(range(length), lambda: place, **options)]
+    return [draw.sample for draw in EpochOrder(range(length), lambda: place, **options)]
 
 
 # ----------------------------------------------------------------------------------------- order
@@ -212,6 +212,7 @@ class EveryMoment(Checkpoint):
 class Ran(NamedTuple):
     seen: list[str]
     moments: list[Moment]
+    end: dict[str, Any]
 
 
 def fit(
@@ -234,7 +235,8 @@ def fit(
         path = folder / "then.ckpt"
         torch.save(copy.deepcopy(moment.checkpoint), path)
     trainer.fit(learner, data or module(Numbers(8)), ckpt_path=path, weights_only=True)
-    return Ran(learner.seen, every.moments)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    return Ran(learner.seen, every.moments, torch.load(folder / "end.ckpt", weights_only=True))
 
 
 def batches(seen: list[str]) -> list[str]:
@@ -273,6 +275,55 @@ def test_a_run_goes_on_with_the_very_next_batch_from_any_moment(
         for again in resumed.moments[place % 3 :: 3]:
             twice = fit(tmp_path, again, **options)
             assert before + batches(again.seen + twice.seen) == batches(whole.seen), again.where
+
+
+def test_a_run_that_was_done_may_be_made_longer(tmp_path: Path) -> None:
+    """It was cut short within an epoch, and goes on within it."""
+    whole, short = fit(tmp_path), fit(tmp_path, max_steps=6)
+    saved = Moment("end", short.end, short.seen)
+    assert short.seen[-1] == "1 ends"
+    assert batches(short.seen + fit(tmp_path, saved).seen) == batches(whole.seen)
+
+
+class Noting(Learner):
+    """Writes its batches where the process that started it can read them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        note = Path(self.trainer.default_root_dir) / f"{self.global_rank}.txt"
+        with note.open("a") as file:
+            file.write(f"{self.seen[-1]}\n")
+        return loss
+
+
+def together(folder: Path, steps: int, checkpoint: Path | None = None) -> list[list[str]]:
+    """What each of two processes takes in so many steps."""
+    folder.mkdir()
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, devices=2, strategy="ddp_fork", limit_val_batches=0,
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, callbacks=[Saving()],
+    )  # fmt: skip
+    trainer.fit(Noting(), module(Numbers(15)), ckpt_path=checkpoint, weights_only=True)
+    return [(folder / f"{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+
+
+class Saving(pl.Callback):
+    def on_train_end(self, trainer: pl.Trainer, learner: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "end.ckpt")
+
+
+def test_two_processes_share_the_samples_and_both_go_on_with_the_next(tmp_path: Path) -> None:
+    """Fifteen samples are eight for each, of which one is taken twice."""
+    whole = together(tmp_path / "whole", 10)
+    for epoch in range(2):
+        lines = [line for share in whole for line in share if line.startswith(f"{epoch}.")]
+        taken = [int(word) for line in lines for word in line.split(": ")[1].split()]
+        assert len(taken) == 16
+        assert set(taken) == set(range(15))
+    first = together(tmp_path / "first", 6)
+    rest = together(tmp_path / "rest", 10, tmp_path / "first" / "end.ckpt")
+    assert [a + b for a, b in zip(first, rest, strict=True)] == whole
 
 
 def test_an_epoch_interrupted_behind_its_last_batch_is_ended(tmp_path: Path) -> None:
