@@ -19,6 +19,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
+    "doctor": "time settings of the loaders on this machine and name the best (doctor loader)",
 }
 USAGE = (
     "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n"
@@ -46,9 +47,11 @@ def main() -> None:
 def run(command: str, arguments: list[str]) -> int:
     """Run one command under Hydra and give its exit code."""
     from lightning_arrcoc.config import check_overrides, config_dir
+    from lightning_arrcoc.doctor import named_topic
 
     debug = any(word.lower() in ("debug=true", "++debug=true") for word in arguments)
     try:
+        arguments = named_topic(arguments) if command == "doctor" else arguments
         arguments = check_overrides(command, arguments)
     except ValueError as error:
         if debug:

@@ -24,6 +24,7 @@ from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
+from lightning_arrcoc.doctor import examine
 from lightning_arrcoc.memory import keep_freed_memory
 from lightning_arrcoc.module import ArrCocModule
 from lightning_arrcoc.pictures import (
@@ -130,6 +131,12 @@ def predict(config: DictConfig) -> int:
         save_figure(draw_explained(explained), sheet)
         print(f"sheet:   {sheet}")
     return 0
+
+
+def doctor(config: DictConfig) -> int:
+    """Examine the machine and say what to set."""
+    quiet_known_noise()
+    return examine(config)
 
 
 def predict_split(parts: Parts, config: DictConfig, checkpoint: str) -> int:

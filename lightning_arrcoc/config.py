@@ -37,8 +37,11 @@ OPTIONS: Mapping[str, Any] = {
     "picture_samples": int,
     "explain": bool,
     "explain_samples": int,
+    "topic": str,
+    "rounds": int,
+    "batches": int,
 }
-LEAST = {"picture_samples": 0, "explain_samples": 1}
+LEAST = {"picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1}
 FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone")
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")

@@ -22,6 +22,7 @@ from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
 from lightning_arrcoc.relevance.baselines import Everything
+from lightning_arrcoc.resume import UNDER_WAY, settle_loops, take_up, under_way
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
 from lightning_arrcoc.vlm.lora import has_lora, lora_parameters, set_lora_training
 from lightning_arrcoc.weights import belongings, fitting_weights, trained_weights
@@ -104,10 +105,12 @@ class ArrCocModule(pl.LightningModule):
         self.warmup, self.decay = warmup, decay
         self.contest = contest or Contest()
         self.everything = Everything()
-        self.max_new_tokens, self.val_kept = max_new_tokens, MeanMetric()
+        self.max_new_tokens = max_new_tokens
+        self.train_accuracy, self.val_kept = MeanMetric(), MeanMetric()
         self.val_metrics = torch.nn.ModuleDict(
             {name: METRICS[name]() for name in dict.fromkeys(("exact_match", *metrics))}
         )
+        self._resumed: dict[str, Any] | None = None
         model.requires_grad_(False)
         for parameter in (*self.trained.parameters(), *lora_parameters(model.backbone).values()):
             parameter.requires_grad_(True)
@@ -144,6 +147,7 @@ class ArrCocModule(pl.LightningModule):
         Raises:
             MisconfigurationException: the objective sends them no gradient.
         """
+        self._resumed = None
         reached = getattr(self.objective, "reaches_lora", False)
         if stage == "fit" and has_lora(self.model.backbone) and not reached:
             raise MisconfigurationException(
@@ -159,11 +163,21 @@ class ArrCocModule(pl.LightningModule):
         for name, value in lesson.logs.items():
             log(f"train/{name}", value, prog_bar=name in ON_THE_BAR)
         if "accuracy" in lesson.logs:
-            log(
-                "train/accuracy_epoch", lesson.logs["accuracy"],
-                on_step=False, on_epoch=True, sync_dist=True,
-            )  # fmt: skip
+            self.train_accuracy.update(lesson.logs["accuracy"], weight=len(batch["answers"]))
+            self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
         return lesson.loss
+
+    def on_train_start(self) -> None:
+        """Go on where a checkpoint stopped, which may be within an epoch or at its very end."""
+        if self._resumed is None:
+            return
+        take_up(self, self.train_accuracy, self._resumed)
+        self._resumed = None
+        if self.train_accuracy.weight > 0:
+            self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
+
+    def on_train_epoch_start(self) -> None:
+        self.train_accuracy.reset()
 
     @property
     def progress(self) -> float:
@@ -262,6 +276,7 @@ class ArrCocModule(pl.LightningModule):
         checkpoint.update(belongings(self.model, self.trains))
         if hasattr(self.objective, "state_dict"):
             checkpoint[OBJECTIVE] = self.objective.state_dict()
+        checkpoint[UNDER_WAY] = under_way(self, self.train_accuracy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the trained part into a full state, or say why it does not fit.
@@ -275,6 +290,8 @@ class ArrCocModule(pl.LightningModule):
         checkpoint["state_dict"] = full
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(checkpoint.get(OBJECTIVE, {}))
+        self._resumed = checkpoint.get(UNDER_WAY)
+        settle_loops(checkpoint, by_steps=self.trainer.max_steps != -1)
 
     def start_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the weights of another run, to begin a new one with them.

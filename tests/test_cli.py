@@ -24,10 +24,12 @@ import yaml
 from PIL import Image
 
 from lightning_arrcoc import cli, commands
+from lightning_arrcoc.config import check_overrides
 
 # `main` runs as the user's program does, where a warning is a line on the screen and no error.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+WITH_CHECKPOINT = tuple(command for command in cli.COMMANDS if command != "doctor")
 SMALL = ("experiment=debug", "model.random_weights=true")
 PATIENCE_S = 600  # a run takes seconds, but a busy machine is no failure
 
@@ -119,6 +121,12 @@ def refused(done: Done, *words: str) -> None:
         (("fit", "foo"), ("Unknown word 'foo'", "key=value")),
         (("fit", "model.budget=0.1,0.2"), ("several values", "-m")),
         (("fit", "--config-name=other"), ("--config-name",)),
+        (("doctor",), ("doctor wants a topic", "expected one of loader")),
+        (("doctor", "laoder"), ("Unknown topic 'laoder'", "Did you mean 'loader'?")),
+        (("doctor", "topic=heart"), ("Unknown topic 'heart'", "expected one of loader")),
+        (("doctor", "loader", "rounds=0"), ("rounds=0; expected 1 or more",)),
+        (("doctor", "loader", "batches=many"), ("batches='many'", "expected int")),
+        (("doctor", "loader", "data.num_wokers=1"), ("Unknown key", "'num_workers'")),
     ],
     ids=lambda value: " ".join(value) or "nothing",
 )
@@ -404,7 +412,7 @@ def test_a_command_that_needs_a_checkpoint_says_where_to_find_one(command: str, 
     refused(here(command), "No checkpoint was named", "ckpt=outputs/fit", "last.ckpt")
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", WITH_CHECKPOINT)
 def test_a_checkpoint_that_is_not_there_is_named(command: str, here: Here) -> None:
     refused(here(command, "ckpt=nowhere.ckpt"), "No checkpoint at 'nowhere.ckpt'")
 
@@ -433,7 +441,7 @@ def test_the_canary_sings_where_pickle_is_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "legacy torch"])
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", WITH_CHECKPOINT)
 def test_a_checkpoint_that_would_run_code_is_refused_without_running_it(
     command: str, form: str, here: Here, tmp_path: Path
 ) -> None:
@@ -476,7 +484,7 @@ def test_a_file_of_torch_that_no_fit_wrote_is_refused(
     refused(done, "a.ckpt", "expected a checkpoint made by fit")
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", WITH_CHECKPOINT)
 def test_a_checkpoint_of_another_architecture_is_refused(
     command: str, here: Here, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -636,6 +644,26 @@ def test_fit_touches_no_network_by_itself(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("results.json"))
+
+
+# ----------------------------------------------------------------------------------------- a doctor
+
+
+def test_the_doctor_times_loaders_and_names_the_best_ready_to_type(here: Here) -> None:
+    done = here(
+        "doctor", "loader", "data.batch_size=2", "data.train.turns=1", "data.train.digits=2",
+        "data.train.canvas_px=[96,96]", "data.train.families=[place]", "rounds=1", "batches=1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert re.search(r"│ \*? +│ 0 .*\d\.\d │", done.out)
+    (best,) = re.findall(r"^Best: (data\.num_workers=\d.*)$", done.out, re.MULTILINE)
+    assert check_overrides("fit", best.split())
+    assert list(done.folder.iterdir()) == [], "it leaves nothing behind"
+
+
+def test_the_doctor_refuses_a_source_too_short_to_be_timed(here: Here) -> None:
+    done = here("doctor", "loader", "data.train.length=8")
+    refused(done, "The training split has 1 batches", "so few samples need no workers")
 
 
 # -------------------------------------------------------------------------------- several processes

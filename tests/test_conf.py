@@ -357,6 +357,13 @@ def test_the_model_is_the_same_that_python_makes_without_yaml(
     assert (ours.budget, ours.select) == (plain.budget, plain.select)
 
 
+def test_pixel_limits_reach_the_processor(composed: Compose, backbone_folder: Path) -> None:
+    words = [f"model.backbone={backbone_folder}", "model.min_pixels=2048", "model.max_pixels=8192"]
+    model = build(composed("fit", *check_overrides("fit", words)).model)
+    assert model.processor.image_processor.size["shortest_edge"] == 2048
+    assert model.processor.image_processor.size["longest_edge"] == 8192
+
+
 def test_parts_of_the_model_can_be_swapped_from_the_command_line(
     composed: Compose, backbone_folder: Path
 ) -> None:

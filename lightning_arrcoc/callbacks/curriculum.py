@@ -15,7 +15,9 @@ class CurriculumAdvance(pl.Callback):
 
     At the end of a training epoch the monitored metric is compared with the threshold; what is
     reached counts, not how many steps it took. The source is the data module's `train`, any
-    object with `stages` and `stage`; loaders must be rebuilt every epoch.
+    object with `stages` and `stage`; loaders must be rebuilt every epoch. A run resumed within an
+    epoch judges what it has logged since, or the whole epoch where the module keeps its metric in
+    checkpoints, as `ArrCocModule` keeps train/accuracy_epoch.
 
     =================  =========================================
     logged             what
@@ -37,7 +39,8 @@ class CurriculumAdvance(pl.Callback):
         self.monitor = monitor
         self.threshold = _checked(threshold)
         self._stage = 0
-        self._trained = False  # a run resumed at the end of an epoch ends it again without a step
+        self._unjudged = False  # a run resumed at the end of an epoch ends it again without a step
+        self._stepped = False
 
     @property
     def state_key(self) -> str:
@@ -46,10 +49,11 @@ class CurriculumAdvance(pl.Callback):
         return self._generate_state_key(monitor=self.monitor)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"stage": self._stage}
+        return {"stage": self._stage, "unjudged": self._unjudged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._stage = int(state_dict["stage"])
+        self._unjudged = bool(state_dict.get("unjudged", False))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -87,14 +91,17 @@ class CurriculumAdvance(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._trained = True
+        self._unjudged = self._stepped = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         source = self._source(trainer)
         pl_module.log("curriculum/stage", float(self._stage), sync_dist=True)
-        if not self._trained:
+        if not self._unjudged:
             return
+        self._unjudged = False
         reached = trainer.callback_metrics.get(self.monitor)
+        if reached is None and not self._stepped:
+            return  # resumed behind the last batch, and the module has not kept its metrics
         if reached is None:
             raise MisconfigurationException(
                 f"CurriculumAdvance monitors {self.monitor!r}, which training did not log. There "

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import math
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_arrcoc.data.collate import Collator, Encode
-from lightning_arrcoc.data.questions import Questions
+from lightning_arrcoc.data.order import Drawn, EpochLoader, EpochOrder, Place
 from lightning_arrcoc.data.sample import Source
-from lightning_arrcoc.data.skipping import leave_out_bad, write_skipped
+from lightning_arrcoc.data.skipping import leave_out_bad, questions_in, write_skipped
 from lightning_arrcoc.data.staged import StagedDataset
+from lightning_arrcoc.data.workers import worker_count
 
-MOST_WORKERS = 8
 SKIPPED = "skipped.jsonl"  # in the folder of the run
 
 
 class VqaDataModule(pl.LightningDataModule):
     """Feeds visual questions to a model, encoded by that model's own processor.
 
+    Training takes the samples in a new order every epoch, a function of `seed` and the epoch; what
+    a source draws at random is one of `seed`, epoch and index. So a resumed run goes on with the
+    very next batch, with any number of workers. Loaders are made once for each split, and their
+    workers stay from epoch to epoch, except those of a source with stages.
+
     Args:
         train, val, test: sources of `Sample`: map-style data sets or lists. None where no command
             needs it.
         batch_size: samples a training step and device.
         val_batch_size: the same for measuring, which needs less memory; None takes `batch_size`.
-        num_workers: loader processes; None takes one a core, at most 8.
+        num_workers: loader processes of each training process; None takes one a core, at most 8,
+            shared by the training processes of a machine, and none for a source of at most 16
+            samples, which are encoded before workers have started.
+        prefetch_factor: batches that each worker has ready.
+        pin_memory: copy batches to memory that a CUDA device reads faster; None and true do so
+            where there is one, and nowhere else.
         pack_turns: train on the turns of a sample as if each were the only one, which costs little
             more than a single one.
         processor: encodes conversations; None takes the `processor` of the model being trained.
+        seed: of order and augmentation; None takes that of torch, which `seed_everything` sets. A
+            resumed run keeps the one it began with.
 
     Raises:
-        ValueError: a batch size below one or a negative number of workers.
+        ValueError: a batch size or prefetch factor below one, or a negative number of workers or
+            seed.
     """
 
     def __init__(
@@ -48,8 +62,11 @@ class VqaDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         val_batch_size: int | None = None,
         num_workers: int | None = None,
+        prefetch_factor: int = 2,
+        pin_memory: bool | None = None,
         pack_turns: bool = False,
         processor: Encode | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (val_batch_size is not None and val_batch_size < 1):
@@ -60,12 +77,20 @@ class VqaDataModule(pl.LightningDataModule):
             raise ValueError(
                 f"num_workers={num_workers}; expected 0 or more, or null for one a core."
             )
+        if prefetch_factor < 1:
+            raise ValueError(f"prefetch_factor={prefetch_factor}; expected 1 or more.")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed={seed}; expected 0 or more.")
         self.train, self.val, self.test = train, val, test
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
-        self.num_workers = _cores() if num_workers is None else num_workers
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.pin_memory = pin_memory
         self.pack_turns = pack_turns
+        self.seed = torch.initial_seed() if seed is None else seed
         self._processor = processor
+        self._made: dict[str, tuple[tuple[Any, ...], DataLoader[Any]]] = {}
+        self._passes_by_hand = 0
 
     @property
     def processor(self) -> Encode:
@@ -90,7 +115,7 @@ class VqaDataModule(pl.LightningDataModule):
         needed = {"fit": (self.train, self.val), "validate": (self.val,)}.get(stage, (self.test,))
         sources = [source for source in questions_in(needed) if not source.is_checked]
         for source in sources:
-            leave_out_bad(source, self.num_workers)
+            leave_out_bad(source, self._workers(len(source.rows)))
         if any(source.skipped for source in sources) and self.trainer is not None:
             self._report_skipped(Path(self.trainer.default_root_dir) / SKIPPED)
 
@@ -102,46 +127,93 @@ class VqaDataModule(pl.LightningDataModule):
         rank_zero_warn(f"{len(left_out)} bad samples are left out; they are listed in {path}.")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", self.train, shuffle=True)
+        return self._loader("train", self.train)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", self.val, shuffle=False)
+        return self._loader("val", self.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", self.test, shuffle=False)
+        return self._loader("test", self.test)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", self.test, shuffle=False)
+        return self._loader("test", self.test)
 
-    def _loader(self, split: str, source: Source | None, *, shuffle: bool) -> DataLoader[Any]:
+    def state_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seed = int(state_dict["seed"])
+
+    # --------------------------------------------------------------------------------- loaders
+
+    def _loader(self, split: str, source: Source | None) -> DataLoader[Any]:
+        """The split's loader; made anew only where something it depends on has changed."""
         if source is None:
             raise MisconfigurationException(f"VqaDataModule was given no {split} source.")
-        options: dict[str, Any] = {"num_workers": self.num_workers}
-        if self.num_workers:
-            options["prefetch_factor"] = 2
-            options["persistent_workers"] = not isinstance(source, StagedDataset)
-        return DataLoader(
-            source,  # type: ignore[arg-type]  # torch names Dataset, but takes any such object
-            batch_size=self.batch_size if shuffle else self.val_batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle and len(source) >= self.batch_size,
-            collate_fn=Collator(
-                self.processor, for_measuring=not shuffle, pack=shuffle and self.pack_turns
-            ),
-            **options,
+        collate = Collator(
+            self.processor,
+            for_measuring=split != "train",
+            pack=split == "train" and self.pack_turns,
+        )
+        workers = self._workers(len(source))
+        # Stages change between epochs, and workers keep what they were made with.
+        stay = workers > 0 and not isinstance(source, StagedDataset)
+        options: dict[str, Any] = {"num_workers": workers, "pin_memory": self._pins(stay)}
+        if workers:
+            options |= {"prefetch_factor": self.prefetch_factor, "persistent_workers": stay}
+        size = self.batch_size if split == "train" else self.val_batch_size
+        shared = self._shared() if split == "train" else {}
+        settings = (
+            id(source), len(source), id(self.processor), self.pack_turns, self.seed, size,
+            *options.items(), *shared.items(),
+        )  # fmt: skip
+        if split in self._made and self._made[split][0] == settings:
+            return self._made[split][1]
+        # One of its own, so that the random numbers of the process are left alone.
+        options["generator"] = torch.Generator().manual_seed(self.seed % 2**63)
+        dataset = Drawn(source, self.seed)
+        if split == "train":
+            order = EpochOrder(source, self._place, batch_size=size, seed=self.seed, **shared)
+            loader: DataLoader[Any] = EpochLoader(
+                dataset, size, sampler=order, collate_fn=collate,
+                drop_last=len(order) >= size, **options,
+            )  # fmt: skip
+        else:
+            loader = DataLoader(dataset, size, collate_fn=collate, **options)
+        self._made[split] = (settings, loader)
+        return loader
+
+    def _place(self) -> Place:
+        """Where training stands, as the Trainer counts; without one, passes are counted."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            self._passes_by_hand += 1
+            return Place(self._passes_by_hand - 1)
+        stop = trainer.num_training_batches
+        return Place(
+            trainer.current_epoch,
+            trainer.fit_loop.batch_idx + 1,
+            None if math.isinf(stop) else int(stop),
         )
 
+    def _shared(self) -> dict[str, int]:
+        """How many processes share the training samples, and which one this is."""
+        kwargs = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        return dict(kwargs or {})
 
-def questions_in(sources: Iterable[Source | None]) -> list[Questions]:
-    """Those that may hold bad samples, also where they are stages of another."""
-    found: list[Questions] = []
-    for source in sources:
-        parts = source.stages if isinstance(source, StagedDataset) else [source]
-        found += [part for part in parts if isinstance(part, Questions)]
-    return found
+    def _workers(self, samples: int) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        return worker_count(samples, self.trainer.num_devices if self.trainer else 1)
 
+    def _pins(self, workers_stay: bool) -> bool:
+        """Whether to pin memory: for CUDA alone.
 
-def _cores() -> int:
-    """Cores that this process may use, at most eight; macOS and Windows cannot say so exactly."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return min(MOST_WORKERS, len(allowed(0)) if allowed else os.cpu_count() or 1)
+        Not where loaders are asked for anew while their workers stay, which torch cannot do
+        reliably (pytorch/pytorch#91252).
+        """
+        trainer = self.trainer
+        if self.pin_memory is False or trainer is None:
+            return False
+        renewed = workers_stay and getattr(trainer, "reload_dataloaders_every_n_epochs", 0) > 0
+        return isinstance(trainer.accelerator, CUDAAccelerator) and not renewed

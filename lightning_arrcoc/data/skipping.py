@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.data.questions import Questions, Skipped
+from lightning_arrcoc.data.sample import Source
+from lightning_arrcoc.data.staged import StagedDataset
 
 T = TypeVar("T")
 
@@ -29,6 +31,15 @@ class _Found(NamedTuple):
     rows: str
     bad: dict[int, str]
     failure: str | None
+
+
+def questions_in(sources: Iterable[Source | None]) -> list[Questions]:
+    """Those that may hold bad samples, also where they are stages of another."""
+    found: list[Questions] = []
+    for source in sources:
+        parts = source.stages if isinstance(source, StagedDataset) else [source]
+        found += [part for part in parts if isinstance(part, Questions)]
+    return found
 
 
 def leave_out_bad(source: Questions, workers: int = 0) -> None:

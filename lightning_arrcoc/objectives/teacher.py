@@ -72,7 +72,9 @@ class Teacher:
     """Remembers, for each sample, what the frozen backbone answers from all tokens.
 
     A sample is known by its content: the sha256 of its tokens, labels, pixels and image sizes
-    and of the backbone's weights. Nothing is stored in checkpoints: a resumed run asks once more.
+    and of the backbone's weights. Nothing is stored in checkpoints: a resumed run asks once more,
+    beside other neighbours, so that from the second visit on it may differ by rounding from a run
+    that went on; with `cache_mib=0` it does not.
     Each process remembers what it saw; where samples move between processes, their first visit to
     each is a full pass.
 

@@ -50,7 +50,15 @@ class ChatProcessor:
     def from_pretrained(
         cls, folder: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> ChatProcessor:
-        """Load from a folder or hub id; pixel limits override those stored there."""
+        """Load from a folder or hub id.
+
+        Args:
+            folder: where tokenizer and image processor are.
+            min_pixels, max_pixels: of a resized image; None keeps what is stored there.
+
+        Raises:
+            ValueError: no image fits the limits.
+        """
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         images = Qwen2VLImageProcessorPil.from_pretrained(folder)
         size = dict(images.size)
@@ -58,6 +66,12 @@ class ChatProcessor:
             size["shortest_edge"] = min_pixels
         if max_pixels is not None:
             size["longest_edge"] = max_pixels
+        cell = (images.patch_size * images.merge_size) ** 2
+        if not 1 <= size["shortest_edge"] <= size["longest_edge"] >= cell:
+            raise ValueError(
+                f"min_pixels={size['shortest_edge']}, max_pixels={size['longest_edge']}; expected "
+                f"1 <= min_pixels <= max_pixels, and at least the {cell} pixels of one token."
+            )
         images.size = size
         return cls(tokenizer, images)
 

@@ -170,10 +170,10 @@ def test_one_callback_serves_two_runs(tmp_path: Path) -> None:
 
 def test_its_state_survives_a_round_trip_as_plain_numbers() -> None:
     callback, other = CurriculumAdvance(), CurriculumAdvance()
-    callback.load_state_dict({"stage": 3})
+    callback.load_state_dict({"stage": 3, "unjudged": True})
     other.load_state_dict(callback.state_dict())
-    assert other.state_dict() == {"stage": 3}
-    assert type(other.state_dict()["stage"]) is int
+    assert other.state_dict() == {"stage": 3, "unjudged": True}
+    assert [type(value) for value in other.state_dict().values()] == [int, bool]
 
 
 def test_two_that_monitor_different_metrics_keep_their_states_apart() -> None:

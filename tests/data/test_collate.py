@@ -63,3 +63,21 @@ def test_a_conversation_keeps_the_order_of_turns(answered, answers):
     told = conversation(TWO_TURNS, answered=answered)
     assert told["questions"] == ["Where?", "More?"]
     assert told["answers"] == answers
+
+
+def test_a_batch_tells_how_many_images_each_sample_shows():
+    nothing_shown = Sample((), (Turn("Who?", "I"),))
+    batch = Collator(as_it_is, for_measuring=False)([TWO_TURNS, nothing_shown, ONE_TURN])
+    assert batch["images"] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("pack", "expected"), [(True, {"pack": True}), (False, {})])
+def test_turns_are_packed_for_training_where_asked(pack, expected):
+    told = []
+
+    def processor(conversations, **options):
+        told.append(options)
+        return {}
+
+    Collator(processor, for_measuring=False, pack=pack)([TWO_TURNS])
+    assert told == [expected]

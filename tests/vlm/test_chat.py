@@ -99,9 +99,119 @@ def test_pixel_limits_resize_the_image(backbone_folder: Path) -> None:
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
 
 
+@pytest.mark.parametrize("size", [(40, 40), (700, 90), (33, 500), (1000, 1000)])
+def test_an_image_of_any_size_keeps_within_the_limits(
+    size: tuple[int, int], backbone_folder: Path
+) -> None:
+    least, most = 64 * 64, 160 * 160
+    limited = ChatProcessor.from_pretrained(backbone_folder, min_pixels=least, max_pixels=most)
+    picture = {"images": [Image.new("RGB", size)], "questions": ["a"], "answers": ["b"]}
+    ((_, rows, columns),) = limited([picture])["image_grid_thw"].tolist()
+    assert least <= rows * columns * 16 * 16 <= most
+
+
+@pytest.mark.parametrize(
+    ("least", "most"), [(0, None), (-1, None), (9999, 2048), (None, 1023), (None, -1)]
+)
+def test_limits_that_no_image_fits_are_refused(
+    least: int | None, most: int | None, backbone_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"expected 1 <= min_pixels <= max_pixels"):
+        ChatProcessor.from_pretrained(backbone_folder, min_pixels=least, max_pixels=most)
+
+
 def test_questions_cannot_smuggle_image_placeholders(processor: ChatProcessor) -> None:
     with pytest.raises(ValueError, match="must not contain"):
         processor([talk(("<|image_pad|>", "b"))])
+
+
+# ------------------------------------------------------------------------------- a mixed batch
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """One colour each, so that none is taken for another."""
+    return [Image.new("RGB", size, (60 * i, 255 - 60 * i, 90)) for i, size in enumerate(sizes)]
+
+
+WIDE, TALL, SMALL = (128, 64), (64, 160), (64, 64)
+MIXED: Any = [
+    {"images": pictures(WIDE, TALL), "questions": ["Which is wider?"], "answers": ["the first"]},
+    {"images": [], "questions": ["Who asks?", "Who answers?"], "answers": ["you", "I"]},
+    {"images": pictures(SMALL), "questions": ["What is it?"], "answers": ["green"]},
+]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_mixed_batch_reads_as_the_chat_template_says(processor: ChatProcessor, side: str) -> None:
+    """Several images of different sizes, none, and one: every token is where it belongs."""
+    batch = processor(MIXED, padding_side=side)
+    for row, conversation in enumerate(MIXED):
+        messages: list[dict[str, Any]] = []
+        turns = zip(conversation["questions"], conversation["answers"], strict=True)
+        for number, (question, answer) in enumerate(turns):
+            shown = [{"type": "image"} for _ in conversation["images"] if number == 0]
+            messages.append(
+                {"role": "user", "content": [*shown, {"type": "text", "text": question}]}
+            )
+            messages.append({"role": "assistant", "content": answer})
+        template = processor.tokenizer.apply_chat_template(messages, tokenize=False)
+        real = batch["attention_mask"][row].bool()
+        text = processor.tokenizer.decode(batch["input_ids"][row][real])
+        cells = [image.width * image.height // 32**2 for image in conversation["images"]]
+        for count in cells:
+            template = template.replace("<|image_pad|>", "<|cell|>" * count, 1)
+        assert text == template.replace("<|cell|>", "<|image_pad|>")
+
+
+def test_a_mixed_batch_learns_its_answers_and_asks_its_questions(processor: ChatProcessor) -> None:
+    batch = processor(MIXED)
+    answers = [words(processor, batch, row, batch["labels"] != -100) for row in range(3)]
+    assert answers == ["the first<|im_end|>", "you<|im_end|>I<|im_end|>", "green<|im_end|>"]
+    asked = [words(processor, batch, row, batch["query_mask"]) for row in range(3)]
+    assert asked == ["Which is wider?", "", "What is it?"]
+
+
+def test_images_come_in_the_order_of_samples_each_as_if_alone(processor: ChatProcessor) -> None:
+    batch = processor(MIXED)
+    alone = [
+        processor([{"images": [image], "questions": ["?"], "answers": []}])
+        for conversation in MIXED
+        for image in conversation["images"]
+    ]
+    assert batch["image_grid_thw"].tolist() == [[1, 4, 8], [1, 10, 4], [1, 4, 4]]
+    assert torch.equal(batch["pixel_values"], torch.cat([one["pixel_values"] for one in alone]))
+
+
+def test_packed_turns_ask_and_answer_each_for_itself_in_a_mixed_batch(
+    processor: ChatProcessor,
+) -> None:
+    batch = processor(MIXED, pack=True)
+    for row, conversation in enumerate(MIXED):
+        for turn, question in enumerate(conversation["questions"], start=1):
+            own = batch["turns"] == turn
+            answer = conversation["answers"][turn - 1]
+            assert words(processor, batch, row, own & batch["query_mask"]) == question
+            labelled = own & (batch["labels"] != -100)
+            assert words(processor, batch, row, labelled) == f"{answer}<|im_end|>"
+        image_token = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        shared = batch["turns"][row][batch["input_ids"][row] == image_token]
+        assert (shared == 0).all(), "every turn sees the images"
+
+
+def test_a_prompt_ends_where_the_answer_begins(processor: ChatProcessor) -> None:
+    """Padded on the left, so that generation goes on from the last token of every row."""
+    prompts = [one | {"answers": one["answers"][:-1]} for one in MIXED]
+    prompt, whole = processor(prompts), processor(MIXED)
+    assert prompt["attention_mask"][:, -1].tolist() == [1, 1, 1]
+    for row in range(3):
+        asked = prompt["input_ids"][row][prompt["attention_mask"][row].bool()]
+        told = whole["input_ids"][row][whole["attention_mask"][row].bool()]
+        assert torch.equal(asked, told[: len(asked)])
+        answer = processor.tokenizer.decode(told[len(asked) :])
+        assert answer == f"{MIXED[row]['answers'][-1]}<|im_end|>\n"
+
+
+# --------------------------------------------------------------------------- what is refused
 
 
 def test_an_unknown_padding_side_is_refused(processor: ChatProcessor) -> None:
