@@ -117,7 +117,7 @@ def test_without_a_number_of_workers_there_is_one_a_core():
     assert loader.num_workers == min(cores(), MOST_WORKERS) >= 1
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker")  # none is started
+@pytest.mark.filterwarnings("ignore:This DataLoader will create \\d worker")  # none is started
 def test_training_processes_of_a_machine_share_its_cores(monkeypatch):
     monkeypatch.setattr("lightning_arrcoc.data.workers.available_cores", lambda: 12)
     module = feeding(train=source(100), num_workers=None)
