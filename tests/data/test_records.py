@@ -47,7 +47,7 @@ def test_an_answer_beside_others_is_the_one_that_is_trained_on() -> None:
 
 
 def test_answers_in_the_form_of_vqa() -> None:
-    said = ["yes", "no", "yes"]
+    said = ["no", "yes", "yes"]
     row = {"image": "a", "question": "?"}
     by_person = [{"answer": answer, "answer_id": i} for i, answer in enumerate(said)]
     for answers in (by_person, {"answer": said, "answer_id": [0, 1, 2]}):
