@@ -19,6 +19,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
+    "cache": "measure the textures of the data once and keep them on disk",
 }
 USAGE = (
     "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n"

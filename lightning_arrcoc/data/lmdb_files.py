@@ -117,7 +117,7 @@ def opened(path: Path) -> lmdb.Environment:
             environment = _opened_anew(path)
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
             raise ValueError(
-                f"{str(path)!r} is no LMDB file, or a damaged one ({error}). Name another folder, or "
+                f"{str(path)!r} is damaged, or no LMDB file ({error}). Name another folder, or "
                 f"build it anew: {_rebuild(path)}"
             ) from error
         except lmdb.Error as error:
@@ -208,6 +208,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=LOCK.release, after_in_child=_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=LOCK.release, after_in_child=_in_child)

@@ -28,6 +28,7 @@ class Recipe(Protocol):
     fingerprint: str
 
     def grid_of(self, image: Image.Image, /) -> tuple[int, int]: ...
+    def cells(self, grid_thw: Tensor, /) -> tuple[int, int]: ...
     def measure(self, image: Image.Image, /) -> Tensor: ...
     def measure_patches(self, patches: Tensor, grid_thw: Tensor, /) -> Tensor: ...
 
@@ -130,8 +131,7 @@ class MissingTextures(Dataset[Stretch]):
         if sources:
             self.samples = ConcatDataset(sources)  # type: ignore[arg-type]  # any such object
         self.cache, self.recipe = cache, recipe
-        total = len(self.samples) if self.samples is not None else 0
-        self.mine = range(total * shard // shards, total * (shard + 1) // shards)
+        self.mine = part_of(sum(map(len, sources)), shard, shards)
         self.made: set[bytes] = set()  # by this worker
 
     def __len__(self) -> int:
@@ -152,6 +152,11 @@ class MissingTextures(Dataset[Stretch]):
         return Stretch(len(part), images, entries)
 
 
+def part_of(samples: int, shard: int, shards: int) -> range:
+    """Those that belong to a shard: neighbours, which often show the same image."""
+    return range(samples * shard // shards, samples * (shard + 1) // shards)
+
+
 def digests_of(sample: Sample) -> tuple[str | None, ...]:
     """One for each image; None where the source does not know them."""
     return sample.digests or (None,) * len(sample.images)
@@ -168,21 +173,26 @@ def loader_of(missing: MissingTextures, workers: int) -> DataLoader[Any]:
     )
 
 
-def as_it_is(stretch: Stretch) -> Stretch:
+def as_it_is(stretch: Any) -> Any:
+    """Loaders would take entries apart."""
     return stretch
 
 
 def ignore_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches workers too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def shown_progress(samples: int, visible: bool = True) -> Iterator[Callable[[int], object]]:
-    """A bar of samples on the screen while it lasts, and what moves it on."""
+def shown_progress(
+    sources: Sequence[Source], shard: int = 0, shards: int = 1
+) -> Iterator[Callable[[int], object]]:
+    """A bar of a shard's samples on the screen while it lasts, and what moves it on."""
+    samples = len(part_of(sum(map(len, sources)), shard, shards))
     columns = (
         TextColumn("textures"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, transient=True, disable=not visible) as progress:
+    with Progress(*columns, transient=True, disable=shard > 0) as progress:
         task = progress.add_task("", total=samples)
         yield lambda more: progress.update(task, advance=more)

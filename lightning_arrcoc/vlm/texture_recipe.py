@@ -76,6 +76,11 @@ class TextureRecipe:
         )
         return height // CELL_PX, width // CELL_PX
 
+    def cells(self, grid_thw: Tensor) -> tuple[int, int]:
+        """The same from a row of ``image_grid_thw``, which counts patches."""
+        _, rows, columns = grid_thw.tolist()
+        return rows // self.processor.merge_size, columns // self.processor.merge_size
+
     def measure(self, image: Image.Image) -> Tensor:
         """Textures of a picture ``(C, H, W)``, fp16.
 
