@@ -158,7 +158,16 @@ def part_of(samples: int, shard: int, shards: int) -> range:
 
 
 def digests_of(sample: Sample) -> tuple[str | None, ...]:
-    """One for each image; None where the source does not know them."""
+    """One for each image; None where the source does not know them.
+
+    Raises:
+        ValueError: there are some, but not one for each.
+    """
+    if sample.digests and len(sample.digests) != len(sample.images):
+        raise ValueError(
+            f"A sample has {len(sample.digests)} digests for {len(sample.images)} images; expected "
+            "one for each, or none."
+        )
     return sample.digests or (None,) * len(sample.images)
 
 
