@@ -7,6 +7,7 @@ it, loses its locks without a word; so all use goes through here.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -62,10 +63,7 @@ def write(path: Path, values: Mapping[bytes, bytes]) -> None:
             except lmdb.MapFullError:
                 environment.set_mapsize(2 * environment.info()["map_size"])
             except lmdb.Error as error:
-                raise OSError(
-                    f"{str(path)!r} could not be written: {error}. What it held before is safe; "
-                    "make room, or mend what the message says, and run the same command again."
-                ) from error
+                raise OSError(_refusal(path, values, error)) from error
 
 
 def count(path: Path) -> int:
@@ -183,6 +181,17 @@ def _check(path: Path, environment: lmdb.Environment) -> None:
             f"program reads version {FORMAT}. Use the program that wrote it, or build it anew: "
             f"{_rebuild(path)}"
         )
+
+
+def _refusal(path: Path, values: Mapping[bytes, bytes], error: lmdb.Error) -> str:
+    """Why it could not be written; LMDB calls a page that had no room an input/output error."""
+    room, wanted = shutil.disk_usage(path.parent).free, sum(map(len, values.values()))
+    full = isinstance(error, lmdb.DiskError) or room < wanted
+    reason = f"the disk is full ({room} bytes free, {wanted} wanted)" if full else str(error)
+    return (
+        f"{str(path)!r} could not be written: {reason}. What it held before is safe; "
+        f"{'make room' if full else 'mend that'} and run the same command again."
+    )
 
 
 def _rebuild(path: Path) -> str:

@@ -78,8 +78,8 @@ def test_the_grid_is_known_before_the_picture_is_encoded(width: int, height: int
 
 
 def test_a_processor_that_resizes_otherwise_is_refused_and_not_believed() -> None:
+    ours = recipe(do_resize=False, size={"shortest_edge": 1024, "longest_edge": 64 * 64})
     with pytest.raises(ValueError, match=r"made \(8, 8\) cells .* expected \(2, 2\)"):
-        ours = recipe(do_resize=False, size={"shortest_edge": 1024, "longest_edge": 64 * 64})
         ours.measure(picture(256, 256))
 
 
