@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
     "doctor": "time settings of the loaders on this machine and name the best (doctor loader)",
+    "cache": "measure the textures of the data once and keep them on disk",
 }
 USAGE = (
     "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n"

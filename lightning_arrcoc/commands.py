@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_arrcoc.atomic import write_atomically
+from lightning_arrcoc.cache_command import cache as cache
 from lightning_arrcoc.contest import results_table
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule

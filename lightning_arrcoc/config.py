@@ -40,9 +40,11 @@ OPTIONS: Mapping[str, Any] = {
     "topic": str,
     "rounds": int,
     "batches": int,
+    "workers": int | None,
+    "rebuild": bool,
 }
-LEAST = {"picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1}
-FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone")
+LEAST = {"picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0}
+FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone", "data.texture_cache")
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
@@ -111,7 +113,7 @@ def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
         if key in plain:
             check_type(key, plain[key], expected)
     for key, least in LEAST.items():
-        if plain.get(key, least) < least:
+        if (least if plain.get(key) is None else plain[key]) < least:
             raise ValueError(f"{key}={plain[key]}; expected {least} or more.")
     _check_hydra(hydra)
     _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))

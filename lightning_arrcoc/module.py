@@ -25,6 +25,7 @@ from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.resume import UNDER_WAY, settle_loops, take_up, under_way
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
 from lightning_arrcoc.vlm.lora import has_lora, lora_parameters, set_lora_training
+from lightning_arrcoc.vlm.texture_recipe import TextureRecipe
 from lightning_arrcoc.weights import belongings, fitting_weights, trained_weights
 
 OBJECTIVE = "objective"  # key in a checkpoint
@@ -125,6 +126,13 @@ class ArrCocModule(pl.LightningModule):
     def processor(self) -> ChatProcessor | None:
         """The backbone's; the data module encodes with it."""
         return self.model.processor
+
+    def texture_recipe(self, processor: ChatProcessor) -> TextureRecipe:
+        """How the model's textures come about from what a processor makes of pictures.
+
+        The data module caches by it.
+        """
+        return TextureRecipe(processor, self.model.arr_coc.texture)
 
     def train(self, mode: bool = True) -> ArrCocModule:
         """Switch the trained part only: what is frozen stays in eval mode."""

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
-from lightning_arrcoc.data.collate import Collator, Encode
+from lightning_arrcoc.data.collate import Collator, Encode, LookUp
 from lightning_arrcoc.data.order import Drawn, EpochLoader, EpochOrder, Place
+from lightning_arrcoc.data.questions import Questions
 from lightning_arrcoc.data.sample import Source
 from lightning_arrcoc.data.skipping import leave_out_bad, questions_in, write_skipped
 from lightning_arrcoc.data.staged import StagedDataset
 from lightning_arrcoc.data.workers import worker_count
 
+if TYPE_CHECKING:
+    from lightning_arrcoc.data.texture_building import Recipe
+
 SKIPPED = "skipped.jsonl"  # in the folder of the run
+SPLITS = ("train", "val", "test")
+READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
 class VqaDataModule(pl.LightningDataModule):
@@ -47,10 +56,17 @@ class VqaDataModule(pl.LightningDataModule):
         processor: encodes conversations; None takes the `processor` of the model being trained.
         seed: of order and augmentation; None takes that of torch, which `seed_everything` sets. A
             resumed run keeps the one it began with.
+        texture_cache: folder of textures that are measured once and read ever after; None leaves
+            measuring to the model.
+        cached_splits: whose textures go there. Leave out a split that hardly shows an image twice,
+            such as one drawn anew or augmented: there the model measures.
+        build_textures: measure what the cache lacks before a run begins, on rank zero of each
+            node. False reads it as it is; what it lacks is measured in the loaders, every time.
+        recipe: how textures come about; None takes that of the model being trained.
 
     Raises:
-        ValueError: a batch size or prefetch factor below one, or a negative number of workers or
-            seed.
+        ValueError: a batch size or prefetch factor below one, a negative number of workers or
+            seed, or a split that there is not.
     """
 
     def __init__(
@@ -67,6 +83,10 @@ class VqaDataModule(pl.LightningDataModule):
         pack_turns: bool = False,
         processor: Encode | None = None,
         seed: int | None = None,
+        texture_cache: str | Path | None = None,
+        cached_splits: Sequence[str] = SPLITS,
+        build_textures: bool = True,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or (val_batch_size is not None and val_batch_size < 1):
@@ -81,6 +101,10 @@ class VqaDataModule(pl.LightningDataModule):
             raise ValueError(f"prefetch_factor={prefetch_factor}; expected 1 or more.")
         if seed is not None and seed < 0:
             raise ValueError(f"seed={seed}; expected 0 or more.")
+        if set(cached_splits) - set(SPLITS):
+            raise ValueError(
+                f"cached_splits={list(cached_splits)}; choose from {', '.join(SPLITS)}."
+            )
         self.train, self.val, self.test = train, val, test
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
@@ -88,7 +112,11 @@ class VqaDataModule(pl.LightningDataModule):
         self.pin_memory = pin_memory
         self.pack_turns = pack_turns
         self.seed = torch.initial_seed() if seed is None else seed
-        self._processor = processor
+        self.texture_cache = texture_cache
+        self.cached_splits = tuple(cached_splits)
+        self.build_textures = build_textures
+        self._processor, self._recipe = processor, recipe
+        self._built: set[str] = set()
         self._made: dict[str, tuple[tuple[Any, ...], DataLoader[Any]]] = {}
         self._passes_by_hand = 0
 
@@ -110,9 +138,72 @@ class VqaDataModule(pl.LightningDataModule):
             )
         return processor
 
+    @property
+    def recipe(self) -> Recipe:
+        """How textures come about.
+
+        Raises:
+            MisconfigurationException: none was given and the model has none.
+            ValueError: the model's cannot be cached.
+        """
+        if self._recipe is not None:
+            return self._recipe
+        module: Any = self.trainer.lightning_module if self.trainer else None
+        if not hasattr(module, "texture_recipe"):
+            raise MisconfigurationException(
+                "VqaDataModule has a texture_cache, and the LightningModule does not say how "
+                "textures come about. Pass VqaDataModule(recipe=...), give the module a method "
+                "`texture_recipe(processor)`, or leave texture_cache out."
+            )
+        recipe: Recipe = module.texture_recipe(self.processor)
+        return recipe
+
+    @property
+    def _given(self) -> dict[str, Source | None]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def cached_sources(self, splits: Sequence[str] = SPLITS) -> list[Source]:
+        """Those of some splits whose textures are to be cached."""
+        return [
+            source
+            for split in splits
+            if split in self.cached_splits and (source := self._given[split]) is not None
+        ]
+
+    def prepare_data(self) -> None:
+        """Measure what the cache lacks for this run."""
+        if self.texture_cache is None or not self.build_textures:
+            return
+        from lightning_arrcoc.data.texture_building import build_textures, shown_progress
+
+        fn = self.trainer.state.fn if self.trainer else None
+        splits = [s for s in (READ_BY[fn] if fn else SPLITS) if s not in self._built]
+        # Of copies, because bad samples are left out later, by all processes together.
+        sources = [
+            copy.copy(source) if isinstance(source, Questions) else source
+            for source in self.cached_sources(splits)
+        ]
+        if sources:
+            with shown_progress(sources) as advance:
+                build_textures(
+                    self.texture_cache, sources, self.recipe,
+                    workers=self._workers(sum(map(len, sources))),
+                    advance=advance, tell=rank_zero_info,
+                )  # fmt: skip
+        self._built.update(splits)
+
     def setup(self, stage: str) -> None:
-        """Leave out the bad samples of sources that ask for it, the same ones in every process."""
-        needed = {"fit": (self.train, self.val), "validate": (self.val,)}.get(stage, (self.test,))
+        """Leave out the bad samples of sources that ask for it, the same ones in every process.
+
+        Raises:
+            FileNotFoundError: there is no texture cache, though there should be.
+            ValueError: another version wrote it, or it is damaged beyond an entry.
+        """
+        if self.texture_cache is not None and self.cached_sources(READ_BY[stage]):
+            from lightning_arrcoc.data.texture_cache import TextureCache
+
+            TextureCache(self.texture_cache).check()  # before workers stumble over it
+        needed = [self._given[split] for split in READ_BY[stage]]
         sources = [source for source in questions_in(needed) if not source.is_checked]
         for source in sources:
             leave_out_bad(source, self._workers(len(source.rows)))
@@ -121,7 +212,7 @@ class VqaDataModule(pl.LightningDataModule):
 
     @rank_zero_only
     def _report_skipped(self, path: Path) -> None:
-        everything = questions_in((self.train, self.val, self.test))
+        everything = questions_in(self._given.values())
         left_out = {skipped for source in everything for skipped in source.skipped}
         write_skipped(path, left_out)
         rank_zero_warn(f"{len(left_out)} bad samples are left out; they are listed in {path}.")
@@ -154,6 +245,7 @@ class VqaDataModule(pl.LightningDataModule):
             self.processor,
             for_measuring=split != "train",
             pack=split == "train" and self.pack_turns,
+            textures=self._textures_of(split),
         )
         workers = self._workers(len(source))
         # Stages change between epochs, and workers keep what they were made with.
@@ -165,7 +257,7 @@ class VqaDataModule(pl.LightningDataModule):
         shared = self._shared() if split == "train" else {}
         settings = (
             id(source), len(source), id(self.processor), self.pack_turns, self.seed, size,
-            *options.items(), *shared.items(),
+            self.texture_cache, *options.items(), *shared.items(),
         )  # fmt: skip
         if split in self._made and self._made[split][0] == settings:
             return self._made[split][1]
@@ -200,6 +292,13 @@ class VqaDataModule(pl.LightningDataModule):
         """How many processes share the training samples, and which one this is."""
         kwargs = self.trainer.distributed_sampler_kwargs if self.trainer else None
         return dict(kwargs or {})
+
+    def _textures_of(self, split: str) -> LookUp | None:
+        if self.texture_cache is None or split not in self.cached_splits:
+            return None
+        from lightning_arrcoc.data.cached_textures import CachedTextures
+
+        return CachedTextures(self.texture_cache, self.recipe)
 
     def _workers(self, samples: int) -> int:
         if self.num_workers is not None:

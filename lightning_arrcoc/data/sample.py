@@ -45,8 +45,9 @@ class Sample(NamedTuple):
         family: the kind of the first question, a row of the result tables.
         evidence: where the first answer can be read off the first image; known for synthetic
             images only, and seen by nothing but the oracle selector and pictures.
-        digests: for each image the sha256, in hex, of the encoded bytes that it was decoded from;
-            empty where it is no function of such bytes alone.
+        digests: sha256 hex of the encoded bytes that each image was decoded from, where the source
+            knows them and made nothing of the image but what they say; empty otherwise. What is
+            kept on disk of an image is found by it.
     """
 
     images: tuple[Image.Image, ...]

@@ -16,6 +16,7 @@ from lightning_arrcoc.vlm.selection import image_owners
 
 # Chosen by us: a grid may stretch the image by at most this factor to use more of its budget.
 MOST_STRETCH = 1.5
+OF_THE_WHOLE = ("textures", "previous")  # what a batch may hold of images in their own size
 
 
 def downsample(
@@ -62,6 +63,7 @@ def downsample(
     small = {
         key: value.gather(1, order) if value.shape == ids.shape else value
         for key, value in prompts.items()
+        if key not in OF_THE_WHOLE
     }
     real = keep_BL.gather(1, order)
     padding = small["input_ids"].new_tensor(config.text_config.pad_token_id or 0)

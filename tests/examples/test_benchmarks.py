@@ -225,3 +225,21 @@ def test_a_teacher_is_timed_with_and_without_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())["median_ms"]
     assert all(ms > 0 and name in printed for name, ms in found.items())
+
+
+def test_the_cache_is_measured_beside_files_memory_and_measuring(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, "cache.py", "--size", "64", "--images", "4", "--workers", "0", "1",
+        "--rounds", "1", "--channels", "core", "--json", "found.json",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found["rows"]) == [
+        "measured again", "torch.save, a file an image", "pickle, a file an image", "the cache",
+        "copied in memory",
+    ]  # fmt: skip
+    for name, row in found["rows"].items():
+        assert row["ms"] > 0
+        assert list(row["samples_a_second"]) == ["0", "1"]
+        assert (row["bytes_an_image"] is None) == (name == "measured again")
+    assert found["rows"]["copied in memory"]["bytes_an_image"] == 13 * 2 * 2 * 2
+    assert "reading back takes" in printed

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +19,11 @@ from lightning_arrcoc.relevance.textures.picture import CELL_PX, Picture
 from lightning_arrcoc.relevance.textures.place import Previous, place, remembered
 from lightning_arrcoc.relevance.textures.regions import boundaries
 from lightning_arrcoc.relevance.textures.salience import edge_distance, salience, strokes
-from lightning_arrcoc.relevance.textures.table import channel_index, channel_table
+from lightning_arrcoc.relevance.textures.table import (
+    TEXTURES_VERSION,
+    channel_index,
+    channel_table,
+)
 
 MEASURES = {  # each makes the channels of one group
     "colour": colour,
@@ -46,6 +54,8 @@ class TextureGenerator(nn.Module):
         channels: the table's rows, in the order of the output.
         out_channels: C.
         remembers: whether a channel tells of the frame or turn before.
+        fingerprint: sha256 hex of what decides how an image is described: version, channels, and
+            the constants of the files that measure them.
 
     Raises:
         ValueError: no such table or channel, a channel twice, or none.
@@ -61,6 +71,17 @@ class TextureGenerator(nn.Module):
         self.channels = channel_table(channels)
         self.out_channels = len(self.channels)
         self.remembers = any(channel.group == "previous" for channel in self.channels)
+
+    @property
+    def fingerprint(self) -> str:
+        groups = {channel.group for channel in self.channels} & MEASURES.keys()
+        homes = {Picture.__module__, *(MEASURES[group].__module__ for group in groups)}
+        made_of = {
+            "version": TEXTURES_VERSION,
+            "channels": [list(channel) for channel in self.channels],
+            "constants": {home: _constants(home) for home in sorted(homes)},
+        }
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     def index(self, name: str) -> int:
         """Position of a channel.
@@ -112,3 +133,10 @@ class TextureGenerator(nn.Module):
                 else:
                     measured |= MEASURES[group](picture)
             return torch.stack([measured[channel.name] for channel in self.channels], dim=1)
+
+
+def _constants(module: str) -> dict[str, Any]:
+    """The numbers and tables that a file of measures is written with, by name."""
+    named = vars(sys.modules[module]).items()
+    plain = (int, float, str, tuple)
+    return {name: value for name, value in sorted(named) if name.isupper() and type(value) in plain}

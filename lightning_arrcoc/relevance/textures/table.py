@@ -19,6 +19,9 @@ class Channel(NamedTuple):
     formula: str
 
 
+# Of the formulas. Raise it whenever the same pixels get other values: textures kept on disk would
+# pass for what is measured now. A test holds some values fast, to remind of it.
+TEXTURES_VERSION = 1
 DCT_ORDERS = tuple((row, column) for row in range(4) for column in range(4) if row or column)
 FULL = (
     Channel("red", "colour", 0, 1, "sRGB red"),
