@@ -267,11 +267,11 @@ class VqaDataModule(pl.LightningDataModule):
         if split == "train":
             order = EpochOrder(source, self._place, batch_size=size, seed=self.seed, **shared)
             loader: DataLoader[Any] = EpochLoader(
-                dataset, size, sampler=order, collate_fn=collate,
+                dataset, batch_size=size, sampler=order, collate_fn=collate,
                 drop_last=len(order) >= size, **options,
             )  # fmt: skip
         else:
-            loader = DataLoader(dataset, size, collate_fn=collate, **options)
+            loader = DataLoader(dataset, batch_size=size, collate_fn=collate, **options)
         self._made[split] = (settings, loader)
         return loader
 
