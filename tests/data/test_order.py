@@ -277,6 +277,21 @@ def test_a_run_goes_on_with_the_very_next_batch_from_any_moment(
             assert before + batches(again.seen + twice.seen) == batches(whole.seen), again.where
 
 
+@pytest.mark.parametrize("renewed", [0, 1])
+def test_workers_start_where_the_run_stands(renewed: int, tmp_path: Path) -> None:
+    """Lightning asks for iterators before it knows."""
+
+    def data() -> VqaDataModule:
+        return module(Numbers(8), num_workers=1)
+
+    options = {"limit_train_batches": 3, "reload_dataloaders_every_n_epochs": renewed}
+    whole = fit(tmp_path, **options)
+    assert fit(tmp_path, data=data(), **options).seen == whole.seen
+    for moment in whole.moments[1:6:2]:
+        resumed = fit(tmp_path, moment, data=data(), **options)
+        assert batches(moment.seen + resumed.seen) == batches(whole.seen), moment.where
+
+
 def test_a_run_that_was_done_may_be_made_longer(tmp_path: Path) -> None:
     """It was cut short within an epoch, and goes on within it."""
     whole, short = fit(tmp_path), fit(tmp_path, max_steps=6)
