@@ -51,6 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self._running: Future[None] | None = None
         self._error: Exception | None = None
         self._failed = False  # whether the latest save did
+        self._saving: set[str] = set()
         self._holding = False
         self._warned = False
 
@@ -75,6 +76,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self.wait()  # the copy of the last one may still be in use
         self._raise_unless_held()
         taken = self._snapshots.take(checkpoint)
+        self._saving.add(str(path))
         self._later(self._attempt, taken, str(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -83,9 +85,9 @@ class AtomicCheckpointIO(CheckpointIO):
         The last verified one stays, and so do all when the save before failed.
         """
         if self.async_save:
-            self._later(self._remove, str(path))
+            self._later(self._remove_or_warn, str(path))
         else:
-            self._remove(str(path))
+            self._remove_or_warn(str(path))
 
     def wait(self) -> None:
         """Until nothing is being saved or removed."""
@@ -117,12 +119,29 @@ class AtomicCheckpointIO(CheckpointIO):
             self._thread = self._running = None
         self._raise_unless_held()
 
-    def _attempt(self, checkpoint: dict[str, Any], path: str) -> None:
+    @property
+    def has_error(self) -> bool:
+        """Whether `take_error` has one."""
+        return self._error is not None
+
+    def is_saving(self, path: str | None = None) -> bool:
+        """Whether this checkpoint, or any, is still being written."""
+        return bool(self._saving) if path is None else path in self._saving
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do something that belongs to a save: if it fails, so does the save."""
         try:
-            self.last_verified = path, self._save(checkpoint, path)
+            work()
             self._failed = False
         except Exception as error:
             self._error, self._failed = error, True
+
+    def _attempt(self, checkpoint: dict[str, Any], path: str) -> None:
+        def save() -> None:
+            self.last_verified = path, self._save(checkpoint, path)
+
+        self.attempt(save)
+        self._saving.discard(path)
 
     def _save(self, checkpoint: dict[str, Any], path: str) -> Manifest:
         if remote.is_remote(path):
@@ -130,6 +149,12 @@ class AtomicCheckpointIO(CheckpointIO):
         local = remote.local_path(path)
         refuse_full_disk(tensor_bytes(checkpoint) + MARGIN_BYTES, local)
         return write_checkpoint(checkpoint, local)
+
+    def _remove_or_warn(self, path: str) -> None:
+        try:
+            self._remove(path)
+        except OSError as error:  # the run can go on with a file too many
+            warnings.warn(f"{path!r} could not be removed: {error}", stacklevel=2)
 
     def _remove(self, path: str) -> None:
         if self._failed or (self.last_verified and self.last_verified[0] == path):

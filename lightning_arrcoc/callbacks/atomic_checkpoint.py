@@ -1,0 +1,455 @@
+"""Checkpoints that can be relied on: saved whole, kept wisely, resumed from what is sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+from weakref import proxy
+
+import lightning.pytorch as pl
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_arrcoc.atomic import sweep_temporaries
+from lightning_arrcoc.callbacks.emergency import Agreement, Signals
+from lightning_arrcoc.callbacks.resuming import RESUME, Loading, Resume
+from lightning_arrcoc.callbacks.retention import Series, refuse_tricks, remember, restore
+from lightning_arrcoc.callbacks.stamps import (
+    architecture_of,
+    describe_run,
+    metrics_of,
+    now,
+    restore_rng,
+    rng_states,
+)
+from lightning_arrcoc.plugins import sharded
+from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
+from lightning_arrcoc.plugins.checkpoint_file import STAMPS
+
+REQUEST = "SAVE"  # a file of this name in the folder asks for a save
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+class SaveFailed(OSError):
+    """A checkpoint could not be saved; the one before it stands."""
+
+
+class AtomicCheckpoint(ModelCheckpoint):
+    """Changes how a run saves and resumes; stops it on Ctrl-C after a last save. Logs nothing.
+
+    Everything Lightning's `ModelCheckpoint` does, and
+
+    - what is saved is on disk, verified, and carries a manifest (`AtomicCheckpointIO`, installed
+      where the strategy has Lightning's own);
+    - best, last and periodic checkpoints are kept beside each other;
+    - ``ckpt_path="last_verified"`` resumes from the latest step whose checkpoint is sound; damaged
+      ones are renamed to ``*.corrupt``;
+    - it saves before the run ends badly: on an exception, SIGTERM, SIGINT (the second stops at
+      once), SIGUSR1, a file named ``SAVE`` in the folder, and `request_save` from another callback.
+      A request is acted on at the end of the training step, by all ranks at the same one;
+    - inside are also the architecture, the states of all random generators, git commit, versions,
+      host, time and metrics, under the key ``lightning_arrcoc``;
+    - a checkpoint of another architecture is refused with a table, before a weight is touched. A
+      module may offer ``architecture() -> dict`` for what the shapes of its tensors do not tell.
+
+    With several of these callbacks the first one resumes and sees to emergencies.
+
+    Args:
+        dirpath, filename, monitor, verbose, save_last, save_top_k, save_weights_only, mode,
+            auto_insert_metric_name, every_n_train_steps, train_time_interval, every_n_epochs,
+            save_on_train_epoch_end, enable_version_counter: as `ModelCheckpoint` takes them.
+        save_on_exception: also on signals and requests.
+        periodic_every_n_steps: save ``periodic-step=N.ckpt`` as well; None saves none.
+        keep_periodic: how many of them; -1 keeps all.
+        async_save: training goes on while a copy of the checkpoint is written.
+        on_save_error: "raise", or "warn" and go on with the checkpoint before.
+        max_save_errors: so many in a row are endured with "warn".
+        resume: what is restored: "all", "weights", "without_optimizer" (and its schedules) or
+            "without_loops" (steps and epochs count from zero).
+        partial: "report" loads what fits by name and shape from another architecture, weights only,
+            and prints what did not; None refuses.
+        signals: those that ask for a save; handlers of before are called too and come back.
+
+    Raises:
+        ValueError: an argument is not one of those named, or `filename` leads out of the folder.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | Literal["link"] | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = True,
+        save_weights_only: bool = False,
+        mode: str = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
+        *,
+        periodic_every_n_steps: int | None = None,
+        keep_periodic: int = -1,
+        async_save: bool = False,
+        on_save_error: Literal["raise", "warn"] = "raise",
+        max_save_errors: int = 3,
+        resume: Resume = "all",
+        partial: Literal["report"] | None = None,
+        signals: Sequence[str] = SIGNALS,
+    ) -> None:
+        refuse_tricks(filename)
+        _refuse_unknown("on_save_error", on_save_error, ("raise", "warn"))
+        _refuse_unknown("resume", resume, RESUME)
+        _refuse_unknown("partial", partial, (None, "report"))
+        for name in signals:
+            _refuse_unknown("signals", name, SIGNALS)
+        if periodic_every_n_steps is not None and periodic_every_n_steps < 1:
+            raise ValueError(f"periodic_every_n_steps={periodic_every_n_steps}; expected 1 or more.")
+        if save_last == "link" and async_save:
+            raise ValueError("save_last='link' would link to what is not written yet; use True.")
+        super().__init__(
+            dirpath, filename, monitor, verbose, save_last, save_top_k, save_on_exception,
+            save_weights_only, mode, auto_insert_metric_name, every_n_train_steps,
+            train_time_interval, every_n_epochs, save_on_train_epoch_end, enable_version_counter,
+        )  # fmt: skip
+        self.periodic_every_n_steps, self.async_save = periodic_every_n_steps, async_save
+        self.on_save_error, self.max_save_errors = on_save_error, max_save_errors
+        self.resume, self.partial = resume, partial
+        self.periodic, self.emergencies = Series(keep_periodic), Series(1)
+        self._signals = Signals(signals, self.request_save)
+        self._agreement = Agreement()
+        self._asked: list[str] = []
+        self._reason = ""
+        self._loading: Loading | None = None
+        self._run: dict[str, Any] = {}
+        self._rng: dict[str, Any] | None = None
+        self._errors_in_a_row = 0
+        self._untold = False  # loggers do not know of the last save yet
+        self._training = False
+
+    @property
+    def state_key(self) -> str:
+        return f"{super().state_key}[periodic={self.periodic_every_n_steps}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = {"periodic": self.periodic.paths, "emergencies": self.emergencies.paths}
+        return super().state_dict() | kept
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict.get("dirpath") == self.dirpath:
+            self.periodic.paths = list(state_dict.get("periodic", []))
+            self.emergencies.paths = list(state_dict.get("emergencies", []))
+
+    def request_save(self, reason: str) -> None:
+        """Ask for a save at the end of this step; for other callbacks, and safe in a handler."""
+        self._asked.append(reason)
+
+    # ------------------------------------------------------------------------------ a run begins
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        found = trainer.strategy.checkpoint_io
+        if type(found) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO(self.async_save)
+        elif not isinstance(found, AtomicCheckpointIO):
+            raise MisconfigurationException(
+                f"AtomicCheckpoint saves through AtomicCheckpointIO, but the Trainer has a "
+                f"{type(found).__name__}. Remove one of them."
+            )
+        if not self._leads(trainer):
+            return
+        if self._loading is not None:
+            self._loading.remove()
+        self._loading = Loading(trainer, str(self.dirpath), self.resume, self.partial)
+        if stage == "fit" and trainer.is_global_zero and self._is_local:
+            self._run = describe_run()
+            for path in self._sweep():
+                rank_zero_info(f"Removed {path}: its saving was broken off.")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._training = True
+        if self._leads(trainer):
+            self._agreement.start()
+            if self.save_on_exception:
+                self._signals.install()
+            self._restore_rng(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx and self._loading and self._loading.rng:
+            self._restore_rng(trainer)  # in the midst of an epoch its loader has drawn already
+        if self._loading:
+            self._loading.rng = None
+
+    def _restore_rng(self, trainer: pl.Trainer) -> None:
+        states = (self._loading and self._loading.rng) or {}
+        if str(trainer.global_rank) in states:
+            restore_rng(states[str(trainer.global_rank)])
+
+    def _sweep(self) -> list[Path]:
+        folder = Path(str(self.dirpath))
+        return sweep_temporaries(folder) + sharded.sweep_uncommitted(folder)
+
+    def _leads(self, trainer: pl.Trainer) -> bool:
+        ours = [one for one in trainer.checkpoint_callbacks if isinstance(one, AtomicCheckpoint)]
+        return not ours or ours[0] is self
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in str(self.dirpath)
+
+    # ---------------------------------------------------------------------------- a step is done
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        step, every = trainer.global_step, self.periodic_every_n_steps
+        if every and step and step % every == 0 and not trainer.fast_dev_run:
+            path = self._path(f"periodic-step={step}")
+            if path not in self.periodic.paths:
+                self._save_as(trainer, path, self.periodic, "periodic")
+        if self._leads(trainer):
+            self._at_step_boundary(trainer)
+        self._tell_loggers(trainer)
+
+    def _at_step_boundary(self, trainer: pl.Trainer) -> None:
+        """Act on what any rank was asked since the last step."""
+        if trainer.is_global_zero and self._is_local and self._request.exists():
+            self._asked.append(REQUEST)
+        asked, self._asked = self._asked, []
+        self._reason = ", ".join(asked) or self._reason
+        failed = self._io(trainer).has_error
+        wanted = (bool(asked), self._signals.interrupted, failed)
+        self._act(trainer, self._agreement.exchange(wanted))
+
+    def _act(self, trainer: pl.Trainer, agreed: Sequence[bool]) -> None:
+        save, stop, failed = agreed
+        if failed:
+            with self._enduring():
+                self._raise_agreed(trainer)
+        if save and self.save_on_exception and not trainer.fast_dev_run:
+            self._save_as(
+                trainer, self._path(f"emergency-step={trainer.global_step}"), self.emergencies,
+                self._reason or "asked for by another rank",
+            )  # fmt: skip
+            if trainer.is_global_zero and self._is_local:
+                self._request.unlink(missing_ok=True)
+            self._reason = ""
+        if stop:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with self._saving():
+            super().on_train_end(trainer, pl_module)
+        if self._leads(trainer):
+            self._act(trainer, self._agreement.last(3))
+        self._training = False
+        if self._io(trainer).async_save:
+            self._io(trainer).wait()
+            with self._enduring():
+                self._raise_agreed(trainer)
+        self._tell_loggers(trainer)
+        self._release()
+
+    @property
+    def _request(self) -> Path:
+        return Path(str(self.dirpath)) / REQUEST
+
+    # ---------------------------------------------------------------------------------- saving
+
+    def _save_topk_checkpoint(
+        self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        with self._saving("best" if self.monitor else ""):
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+    def _save_last_checkpoint(
+        self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
+        with self._saving("last"):
+            super()._save_last_checkpoint(trainer, monitor_candidates)
+
+    def _save_as(self, trainer: pl.Trainer, path: str, series: Series, reason: str) -> None:
+        with self._saving(reason):
+            self._save_checkpoint(trainer, path)
+            series.add(path, lambda old: self._remove_checkpoint(trainer, old))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(str(self.dirpath), name + self.FILE_EXTENSION)  # noqa: PTH118
+
+    @contextmanager
+    def _saving(self, reason: str = "") -> Iterator[None]:
+        """What fails inside leaves the callback as it was."""
+        remembered, before = remember(self), self._reason
+        self._reason = reason or before
+        with self._enduring():
+            try:
+                yield
+            except SaveFailed:
+                restore(self, remembered)
+                raise
+            finally:
+                self._reason = before
+
+    @contextmanager
+    def _enduring(self) -> Iterator[None]:
+        """Failed saves inside are raised or endured, as was asked."""
+        try:
+            yield
+        except SaveFailed as error:
+            self._errors_in_a_row += 1
+            if self.on_save_error == "raise" or self._errors_in_a_row > self.max_save_errors:
+                raise
+            rank_zero_warn(
+                f"A checkpoint could not be saved, the one before it stands: {error} "
+                f"({self._errors_in_a_row} of {self.max_save_errors} in a row are endured)."
+            )
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        """Save on all ranks together, and have all of them know whether it worked."""
+        io = self._io(trainer)
+        self._rng = self._agreement.gather(rng_states())
+        folder = Path(filepath)
+        if sharded.writes_folders(trainer.strategy):
+            if trainer.is_global_zero:
+                sharded.begin(folder)
+            trainer.strategy.barrier("AtomicCheckpoint.begin")
+        with io.holding_errors():
+            trainer.save_checkpoint(filepath, self.save_weights_only)
+            if trainer.is_global_zero and sharded.is_sharded(folder):
+                io.attempt(lambda: self._commit(trainer, folder))
+        self._rng = None
+        self._raise_agreed(trainer)
+        self._errors_in_a_row = 0
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        self._untold = True
+        if not io.async_save:
+            self._tell_loggers(trainer)
+
+    def _commit(self, trainer: pl.Trainer, folder: Path) -> None:
+        architecture = architecture_of(trainer.lightning_module)
+        sharded.commit(folder, trainer.global_step, self._run | {"architecture": architecture})
+        sharded.finish(folder)
+
+    def _raise_agreed(self, trainer: pl.Trainer) -> None:
+        """Raise on all ranks what rank zero's plugin ran into."""
+        error = self._io(trainer).take_error()
+        told = trainer.strategy.broadcast(None if error is None else str(error))
+        if told is not None:
+            raise SaveFailed(told) from error
+
+    def _remove_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        if self._loading is None or filepath != self._loading.loaded_from:
+            super()._remove_checkpoint(trainer, filepath)
+
+    def file_exists(self, filepath: str | Path, trainer: pl.Trainer) -> bool:
+        """Also what is still being written."""
+        here = trainer.is_global_zero and (
+            self._fs.exists(filepath) or self._io(trainer).is_saving(str(filepath))
+        )
+        return bool(trainer.strategy.reduce_boolean_decision(bool(here), all=False))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if not self._leads(trainer):
+            return
+        saver = next(
+            (one for one in trainer.checkpoint_callbacks if getattr(one, "_rng", None)), self
+        )
+        assert isinstance(saver, AtomicCheckpoint)
+        checkpoint[STAMPS] = {
+            **self._run,
+            "architecture": architecture_of(pl_module),
+            "metrics": metrics_of(trainer),
+            "reason": saver._reason,
+            "rng": saver._rng or {str(trainer.global_rank): rng_states()},
+            "saved_at": now(),
+        }
+
+    def _tell_loggers(self, trainer: pl.Trainer) -> None:
+        """Once a file is there: some upload it."""
+        if self._untold and trainer.is_global_zero and not self._io(trainer).is_saving():
+            self._untold = False
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(proxy(self))
+
+    def _io(self, trainer: pl.Trainer) -> AtomicCheckpointIO:
+        io = trainer.strategy.checkpoint_io
+        assert isinstance(io, AtomicCheckpointIO)
+        return io
+
+    # ------------------------------------------------------------------------------- a run ends
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save without a word to other ranks: one of them may be gone, or wait elsewhere."""
+        training, self._training = self._training, False
+        self._release()
+        try:
+            io = self._io(trainer)
+            io.wait()
+            error = io.take_error()
+            if error is not None:
+                rank_zero_warn(f"A checkpoint could not be saved, the one before it stands: {error}")
+            if training and self._leads(trainer) and self._is_worth_saving(trainer, exception):
+                self._save_alone(trainer, exception)
+                io.wait()
+        except Exception as error:  # what is shown in the end is the run's own error
+            rank_zero_warn(f"No checkpoint could be saved after the run failed: {error}")
+
+    def _is_worth_saving(self, trainer: pl.Trainer, exception: BaseException) -> bool:
+        return (
+            self._should_save_on_exception(trainer)
+            and not self._signals.stopped_at_once
+            and not isinstance(exception, SaveFailed)
+            and trainer.is_global_zero
+            and sharded.rank_zero_has_all(trainer)
+        )
+
+    def _save_alone(self, trainer: pl.Trainer, exception: BaseException) -> None:
+        self._reason = type(exception).__name__
+        path = self._path(f"emergency-step={trainer.global_step}")
+        # Trainer.save_checkpoint ends in a barrier, which another rank may never reach.
+        state = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        io = self._io(trainer)
+        io.save_checkpoint(state, path)
+        self.emergencies.add(path, io.remove_checkpoint)
+        self._last_global_step_saved = trainer.global_step
+        rank_zero_info(f"Saved {path} before ending with {type(exception).__name__}.")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        self._signals.restore()
+        self._agreement.stop()
+        if self._loading is not None:
+            self._loading.remove()
+
+
+def _refuse_unknown(name: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r}; expected {', '.join(map(repr, known))}.")
