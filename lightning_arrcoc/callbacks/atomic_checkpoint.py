@@ -37,7 +37,7 @@ REQUEST = "SAVE"  # a file of this name in the folder asks for a save
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
-class SaveFailed(OSError):
+class SaveError(OSError):
     """A checkpoint could not be saved; the one before it stands."""
 
 
@@ -115,7 +115,9 @@ class AtomicCheckpoint(ModelCheckpoint):
         for name in signals:
             _refuse_unknown("signals", name, SIGNALS)
         if periodic_every_n_steps is not None and periodic_every_n_steps < 1:
-            raise ValueError(f"periodic_every_n_steps={periodic_every_n_steps}; expected 1 or more.")
+            raise ValueError(
+                f"periodic_every_n_steps={periodic_every_n_steps}; expected 1 or more."
+            )
         if save_last == "link" and async_save:
             raise ValueError("save_last='link' would link to what is not written yet; use True.")
         super().__init__(
@@ -224,7 +226,7 @@ class AtomicCheckpoint(ModelCheckpoint):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step, every = trainer.global_step, self.periodic_every_n_steps
-        if every and step and step % every == 0 and not trainer.fast_dev_run:
+        if every and step and step % every == 0 and not _is_trial(trainer):
             path = self._path(f"periodic-step={step}")
             if path not in self.periodic.paths:
                 self._save_as(trainer, path, self.periodic, "periodic")
@@ -247,7 +249,7 @@ class AtomicCheckpoint(ModelCheckpoint):
         if failed:
             with self._enduring():
                 self._raise_agreed(trainer)
-        if save and self.save_on_exception and not trainer.fast_dev_run:
+        if save and self.save_on_exception and not _is_trial(trainer):
             self._save_as(
                 trainer, self._path(f"emergency-step={trainer.global_step}"), self.emergencies,
                 self._reason or "asked for by another rank",
@@ -305,7 +307,7 @@ class AtomicCheckpoint(ModelCheckpoint):
         with self._enduring():
             try:
                 yield
-            except SaveFailed:
+            except SaveError:
                 restore(self, remembered)
                 raise
             finally:
@@ -316,7 +318,7 @@ class AtomicCheckpoint(ModelCheckpoint):
         """Failed saves inside are raised or endured, as was asked."""
         try:
             yield
-        except SaveFailed as error:
+        except SaveError as error:
             self._errors_in_a_row += 1
             if self.on_save_error == "raise" or self._errors_in_a_row > self.max_save_errors:
                 raise
@@ -357,7 +359,7 @@ class AtomicCheckpoint(ModelCheckpoint):
         error = self._io(trainer).take_error()
         told = trainer.strategy.broadcast(None if error is None else str(error))
         if told is not None:
-            raise SaveFailed(told) from error
+            raise SaveError(told) from error
 
     def _remove_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         if self._loading is None or filepath != self._loading.loaded_from:
@@ -413,7 +415,9 @@ class AtomicCheckpoint(ModelCheckpoint):
             io.wait()
             error = io.take_error()
             if error is not None:
-                rank_zero_warn(f"A checkpoint could not be saved, the one before it stands: {error}")
+                rank_zero_warn(
+                    f"A checkpoint could not be saved, the one before it stands: {error}"
+                )
             if training and self._leads(trainer) and self._is_worth_saving(trainer, exception):
                 self._save_alone(trainer, exception)
                 io.wait()
@@ -424,7 +428,7 @@ class AtomicCheckpoint(ModelCheckpoint):
         return (
             self._should_save_on_exception(trainer)
             and not self._signals.stopped_at_once
-            and not isinstance(exception, SaveFailed)
+            and not isinstance(exception, SaveError)
             and trainer.is_global_zero
             and sharded.rank_zero_has_all(trainer)
         )
@@ -448,6 +452,10 @@ class AtomicCheckpoint(ModelCheckpoint):
         self._agreement.stop()
         if self._loading is not None:
             self._loading.remove()
+
+
+def _is_trial(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))  # set out of mypy's sight
 
 
 def _refuse_unknown(name: str, value: object, known: Sequence[object]) -> None:

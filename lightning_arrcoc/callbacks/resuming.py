@@ -14,7 +14,7 @@ from lightning_arrcoc.atomic import sync_folder
 from lightning_arrcoc.callbacks.stamps import architecture_differences, architecture_of, as_table
 from lightning_arrcoc.plugins.checkpoint_file import (
     STAMPS,
-    DamagedCheckpoint,
+    DamagedCheckpointError,
     damaged,
     read_manifest,
     verify,
@@ -57,7 +57,7 @@ def find_checkpoints(folder: Path) -> Found:
                     found.without_manifest.append(path)
                 else:
                     found.by_step.append((manifest.step, path))
-        except (DamagedCheckpoint, OSError):
+        except (DamagedCheckpointError, OSError):
             found.damaged.append(path)
     found.by_step.sort(key=lambda pair: (-pair[0], pair[1].name))
     return found
@@ -79,7 +79,7 @@ def find_last_verified(folder: Path) -> Path | None:
     for step, path in found.by_step:
         try:
             verify_folder(path) if path.is_dir() else verify(path)
-        except (DamagedCheckpoint, OSError) as error:
+        except (DamagedCheckpointError, OSError) as error:
             quarantine(path, str(error))
             spoilt += 1
             continue
@@ -117,7 +117,7 @@ class Loading:
         self.loaded_from: str | None = None
         self.rng: Mapping[str, Any] | None = None
         self._original: Callable[..., Any] = trainer.strategy.load_checkpoint
-        trainer.strategy.load_checkpoint = self._load  # type: ignore[method-assign]
+        vars(trainer.strategy)["load_checkpoint"] = self._load
 
     def remove(self) -> None:
         """Give the strategy its own method back; harmless when repeated."""
@@ -195,7 +195,7 @@ def fit_or_refuse(
     if partial is None:
         raise ValueError(
             f"The checkpoint has another architecture, nothing was loaded:\n{as_table(rows)}\n"
-            "Build the model as it was saved, or take what fits: AtomicCheckpoint(partial='report')."
+            "Build the model as it was saved, or take what fits: partial='report'."
         )
     state, weights = module.state_dict(), checkpoint["state_dict"]
     fitting = {

@@ -65,11 +65,11 @@ def metrics_of(trainer: pl.Trainer) -> dict[str, float]:
 
 def rng_states() -> Plain:
     """The state of every generator that a step may draw from."""
-    name, words, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    name, words, place, has_gauss, gauss = np.random.get_state()
     version, numbers, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [str(name), torch.from_numpy(np.asarray(words, dtype=np.int64)), int(place),
                   int(has_gauss), float(gauss)],
         "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss_next],
@@ -82,7 +82,7 @@ def restore_rng(states: Mapping[str, Any]) -> None:
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     name, words, place, has_gauss, gauss = states["numpy"]
-    np.random.set_state((name, words.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((name, words.numpy().astype(np.uint32), place, has_gauss, gauss))
     version, numbers, gauss_next = states["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss_next))
 
@@ -95,7 +95,7 @@ def architecture_of(module: pl.LightningModule) -> Plain:
 
     A module may offer ``architecture() -> dict`` of plain values, for what shapes do not tell.
     """
-    own = module.architecture() if hasattr(module, "architecture") else {}
+    own: Plain = getattr(module, "architecture", dict)()
     named = [*module.named_parameters(), *module.named_buffers()]
     sharded = any("_flat_param" in name for name, _ in named)  # FSDP's pieces, another on each rank
     return {

@@ -16,7 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 
 from lightning_arrcoc.plugins import remote
 from lightning_arrcoc.plugins.checkpoint_file import (
-    DamagedCheckpoint,
+    DamagedCheckpointError,
     Manifest,
     load_open,
     opened,
@@ -192,7 +192,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
         Raises:
             FileNotFoundError: there is none.
-            DamagedCheckpoint: it is not what was saved.
+            DamagedCheckpointError: it is not what was saved.
             ValueError: a URL, or it holds objects, or `weights_only` is False.
         """
         if weights_only is False:
@@ -211,7 +211,7 @@ class AtomicCheckpointIO(CheckpointIO):
         with opened(path) as descriptor:
             manifest = verify_open(descriptor, name)
             if manifest is None and needs_manifest:
-                raise DamagedCheckpoint(
+                raise DamagedCheckpointError(
                     f"{name!r} has no manifest; of remote files only checkpoints that were saved "
                     "with one are loaded. Download it and name the file."
                 )

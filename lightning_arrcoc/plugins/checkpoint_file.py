@@ -1,11 +1,11 @@
-"""One file that is a checkpoint and vouches for itself.
+r"""One file that is a checkpoint and vouches for itself.
 
 It is what `torch.save` writes, a zip archive, whose comment is a manifest: JSON with step, size,
 digest and versions, followed by a digest of its own. File and manifest take their name in one
 step, `torch.load` and stock Lightning read the file as any other, and what is cut or changed
 anywhere is found out:
 
-    PK... archive ... PK\\5\\6 + length of the comment | MAGIC | manifest | sha256 of the manifest
+    PK... archive ... PK\5\6 + length of the comment | MAGIC | manifest | sha256 of the manifest
 
 Archives of `torch.save` have no comment otherwise. Their CRC-32s are left out: they cost as much
 as the rest of the saving and protect less than the digest.
@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from torch.utils.serialization import config as serialization
@@ -45,7 +45,7 @@ HASH_LENGTH = 64
 READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpointError(ValueError):
     """Its content is not what was written."""
 
 
@@ -80,8 +80,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Manifes
         ValueError: it holds what `weights_only=True` will not load.
     """
     with replacing(path) as descriptor:
-        manifest = fill(descriptor, checkpoint)
-    return manifest
+        return fill(descriptor, checkpoint)
 
 
 def fill(descriptor: int, checkpoint: Mapping[str, Any]) -> Manifest:
@@ -93,7 +92,7 @@ def fill(descriptor: int, checkpoint: Mapping[str, Any]) -> Manifest:
     stream = HashedStream(descriptor)
     try:
         with without_crc32():
-            torch.save(checkpoint, stream)
+            torch.save(checkpoint, cast("IO[bytes]", stream))
         record = stream.held
         if len(record) != RECORD_BYTES or not record.startswith(RECORD):
             # Either a write failed, which finish() tells, or torch writes another kind of file.
@@ -139,7 +138,7 @@ def opened(path: str | Path) -> Iterator[int]:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedCheckpoint: what bears the name is no regular file.
+        DamagedCheckpointError: what bears the name is no regular file.
     """
     try:
         descriptor = os.open(path, READ_ONLY)
@@ -147,7 +146,7 @@ def opened(path: str | Path) -> Iterator[int]:
         raise FileNotFoundError(f"Checkpoint file not found: {path}") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedCheckpoint(f"{str(path)!r} is no regular file; name a checkpoint.")
+            raise DamagedCheckpointError(f"{str(path)!r} is no regular file; name a checkpoint.")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -160,7 +159,7 @@ def verify(path: str | Path) -> Manifest | None:
         The manifest, None for a file without one: stock Lightning's.
 
     Raises:
-        DamagedCheckpoint: they differ, or it is no checkpoint.
+        DamagedCheckpointError: they differ, or it is no checkpoint.
         OSError: it cannot be read.
     """
     with opened(path) as descriptor:
@@ -185,7 +184,7 @@ def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:
     """The manifest at the end of an open file.
 
     Raises:
-        DamagedCheckpoint: a part is missing or changed.
+        DamagedCheckpointError: a part is missing or changed.
     """
     size = os.fstat(descriptor).st_size
     start = max(0, size - RECORD_BYTES - LONGEST_COMMENT)
@@ -196,7 +195,9 @@ def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:
             return None
         raise damaged(name, "its end is missing" if size else "it is empty")
     comment = tail[place + RECORD_BYTES :]
-    if len(comment) != int.from_bytes(tail[place + RECORD_BYTES - 2 : place + RECORD_BYTES], "little"):
+    if len(comment) != int.from_bytes(
+        tail[place + RECORD_BYTES - 2 : place + RECORD_BYTES], "little"
+    ):
         raise damaged(name, "it has another length than it was written with")
     if not comment:
         return None
@@ -206,8 +207,8 @@ def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:
     found = json.loads(text)
     if found.get("schema") != SCHEMA:
         raise ValueError(
-            f"{name!r} has a manifest of schema {found.get('schema')}, this version reads {SCHEMA}. "
-            "Install the version of lightning_arrcoc that wrote it."
+            f"{name!r} has a manifest of schema {found.get('schema')}; expected {SCHEMA}. Install "
+            "the version of lightning_arrcoc that wrote it."
         )
     manifest = Manifest(**{key: found[key] for key in Manifest._fields})
     if manifest.size != size - len(comment):
@@ -219,7 +220,7 @@ def load_open(descriptor: int, name: str, map_location: Any = None) -> dict[str,
     """Load an open checkpoint: tensors and plain types, nothing else.
 
     Raises:
-        DamagedCheckpoint: torch cannot read it.
+        DamagedCheckpointError: torch cannot read it.
         ValueError: it holds objects, whose loading could run code.
     """
     with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -251,19 +252,20 @@ def culprit(error: Exception) -> str:
     return words[1].split()[0] if len(words) > 1 else "of a type it does not name"
 
 
-def damaged(name: str, why: str) -> DamagedCheckpoint:
+def damaged(name: str, why: str) -> DamagedCheckpointError:
     """An error that says what to do."""
-    return DamagedCheckpoint(
+    return DamagedCheckpointError(
         f"{name!r} is damaged: {why}. Choose another checkpoint, or resume with "
         "ckpt_path='last_verified'."
     )
 
 
 _WITHOUT_CRC32 = threading.Lock()
+patch: Any = serialization.patch  # type: ignore[attr-defined]  # made at run time
 
 
 @contextmanager
 def without_crc32() -> Iterator[None]:
     """Archives are written without CRC-32s meanwhile, in all threads."""
-    with _WITHOUT_CRC32, serialization.patch({"save.compute_crc32": False}):
+    with _WITHOUT_CRC32, patch({"save.compute_crc32": False}):
         yield

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fsspec.core import url_to_fs
+
 from lightning_arrcoc.plugins.checkpoint_file import (
-    DamagedCheckpoint,
+    DamagedCheckpointError,
     Manifest,
     fill,
     verify_open,
@@ -61,7 +63,7 @@ def upload(checkpoint: Mapping[str, Any], path: str) -> Manifest:
         store.put_file(name, place) if Path(name).exists() else _copy(file, store, place)
     with downloaded(path) as copied, Path(copied).open("rb") as back:
         if verify_open(back.fileno(), path) != manifest:
-            raise DamagedCheckpoint(f"{path!r} does not hold what was sent; save it again.")
+            raise DamagedCheckpointError(f"{path!r} does not hold what was sent; save it again.")
     store.pipe_file(place + MARKER, json.dumps(manifest._asdict()).encode())
     return manifest
 
@@ -90,8 +92,6 @@ def remove(path: str) -> None:
 
 
 def _store(path: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
     store, place = url_to_fs(path)
     return store, place
 

@@ -19,7 +19,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.strategies import Strategy
 
 from lightning_arrcoc.atomic import sync_folder, write_atomically
-from lightning_arrcoc.plugins.checkpoint_file import SCHEMA, DamagedCheckpoint, damaged, opened
+from lightning_arrcoc.plugins.checkpoint_file import SCHEMA, DamagedCheckpointError, damaged, opened
 from lightning_arrcoc.plugins.hashed_stream import digest_on_disk, start_writing_out
 
 MARKER = "checkpoint.manifest.json"
@@ -58,7 +58,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """What `commit` wrote, None where it did not.
 
     Raises:
-        DamagedCheckpoint: it is changed, or names files outside.
+        DamagedCheckpointError: it is changed, or names files outside.
     """
     if not (folder / MARKER).is_file():
         return None
@@ -76,7 +76,7 @@ def verify_folder(folder: Path) -> dict[str, Any] | None:
     """Compare every file with the marker; None where there is none.
 
     Raises:
-        DamagedCheckpoint: a file is missing, changed or too many.
+        DamagedCheckpointError: a file is missing, changed or too many.
     """
     marker = read_marker(folder)
     if marker is None:
@@ -87,10 +87,7 @@ def verify_folder(folder: Path) -> dict[str, Any] | None:
         raise damaged(str(folder), f"files are missing or too many ({other})")
     for name, (size, digest) in marker["files"].items():
         with opened(folder / name) as descriptor:
-            if (
-                os.fstat(descriptor).st_size != size
-                or digest_on_disk(descriptor, size) != digest
-            ):
+            if os.fstat(descriptor).st_size != size or digest_on_disk(descriptor, size) != digest:
                 raise damaged(str(folder), f"{name} does not match the manifest")
     return marker
 
@@ -152,7 +149,7 @@ def _files(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise DamagedCheckpoint(f"{str(path)!r} is a link; a checkpoint holds its own files.")
+            raise DamagedCheckpointError(f"{str(path)!r} is a link, no file.")
         if path.is_file() and path != folder / MARKER:
             found.append(path)
     return found

@@ -33,9 +33,7 @@ def shell(*words: str | Path) -> None:
     subprocess.run([str(word) for word in words], check=True, capture_output=True)
 
 
-def cut_once(
-    saver: str, image: Path, mounted: Path, step: int, longest_s: float
-) -> dict[str, int]:
+def cut_once(saver: str, image: Path, mounted: Path, step: int, longest_s: float) -> dict[str, int]:
     """Name -> step of what had been acknowledged when the power went."""
     reading, writing = os.pipe()
     child = os.fork()

@@ -12,8 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
-from lightning_arrcoc.plugins.checkpoint_file import DamagedCheckpoint, verify
-
+from lightning_arrcoc.plugins.checkpoint_file import DamagedCheckpointError, verify
 
 MIB = int(os.environ.get("CHECKPOINT_MIB", "1"))
 
@@ -58,7 +57,7 @@ def step_in(path: Path) -> int | None:
     try:
         verify(path)
         content = torch.load(path, weights_only=True)
-    except (DamagedCheckpoint, RuntimeError, EOFError):
+    except (DamagedCheckpointError, RuntimeError, EOFError):
         return None
     step = int(content["global_step"])
     return step if bool((content["state_dict"]["weight"] == step).all()) else None
