@@ -206,9 +206,13 @@ class AtomicCheckpoint(ModelCheckpoint):
         folder = Path(str(self.dirpath))
         return sweep_temporaries(folder) + sharded.sweep_uncommitted(folder)
 
+    def _leader(self, trainer: pl.Trainer) -> AtomicCheckpoint:
+        """The first of several."""
+        found = trainer.checkpoint_callbacks
+        return next((one for one in found if isinstance(one, AtomicCheckpoint)), self)
+
     def _leads(self, trainer: pl.Trainer) -> bool:
-        ours = [one for one in trainer.checkpoint_callbacks if isinstance(one, AtomicCheckpoint)]
-        return not ours or ours[0] is self
+        return self._leader(trainer) is self
 
     @property
     def _is_local(self) -> bool:
@@ -261,8 +265,7 @@ class AtomicCheckpoint(ModelCheckpoint):
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with self._saving():
-            super().on_train_end(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
         if self._leads(trainer):
             self._act(trainer, self._agreement.last(3))
         self._training = False
@@ -330,7 +333,11 @@ class AtomicCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         """Save on all ranks together, and have all of them know whether it worked."""
         io = self._io(trainer)
-        self._rng = self._agreement.gather(rng_states())
+        if io.async_save:
+            io.wait()
+            with self._enduring():  # what the save before ran into
+                self._raise_agreed(trainer)
+        self._rng = self._leader(trainer)._agreement.gather(rng_states())
         folder = Path(filepath)
         if sharded.writes_folders(trainer.strategy):
             if trainer.is_global_zero:
@@ -342,7 +349,6 @@ class AtomicCheckpoint(ModelCheckpoint):
                 io.attempt(lambda: self._commit(trainer, folder))
         self._rng = None
         self._raise_agreed(trainer)
-        self._errors_in_a_row = 0
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
         self._untold = True
@@ -392,8 +398,9 @@ class AtomicCheckpoint(ModelCheckpoint):
 
     def _tell_loggers(self, trainer: pl.Trainer) -> None:
         """Once a file is there: some upload it."""
-        if self._untold and trainer.is_global_zero and not self._io(trainer).is_saving():
-            self._untold = False
+        io = self._io(trainer)
+        if self._untold and trainer.is_global_zero and not io.is_saving() and not io.has_error:
+            self._untold, self._errors_in_a_row = False, 0
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(proxy(self))
 
@@ -410,8 +417,10 @@ class AtomicCheckpoint(ModelCheckpoint):
         """Save without a word to other ranks: one of them may be gone, or wait elsewhere."""
         training, self._training = self._training, False
         self._release()
+        io = trainer.strategy.checkpoint_io
+        if not isinstance(io, AtomicCheckpointIO):
+            return  # it failed before it began
         try:
-            io = self._io(trainer)
             io.wait()
             error = io.take_error()
             if error is not None:

@@ -94,8 +94,10 @@ def verify_folder(folder: Path) -> dict[str, Any] | None:
 
 def writes_folders(strategy: Strategy) -> bool:
     """Whether a strategy may save a folder instead of a file."""
-    return getattr(strategy, "_state_dict_type", "full") == "sharded" or hasattr(
-        strategy, "deepspeed_engine"
+    return (
+        getattr(strategy, "_state_dict_type", "full") == "sharded"  # FSDP
+        or getattr(strategy, "_save_distributed_checkpoint", False)  # ModelParallel
+        or type(strategy).__name__ == "DeepSpeedStrategy"
     )
 
 
