@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_arrcoc.cli import COMMANDS
+from lightning_arrcoc.cli import COMMANDS, PLAIN
 from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
@@ -61,7 +61,7 @@ def test_the_text_names_some_overrides() -> None:
 
 
 def test_every_command_has_a_row() -> None:
-    for command in COMMANDS:
+    for command in (*COMMANDS, *PLAIN):
         assert f"| `{command}` |" in README
 
 

