@@ -234,7 +234,7 @@ class ArrCocModule(pl.LightningModule):
     # ----------------------------------------------------------------------------- checkpoints
 
     def architecture(self) -> dict[str, Any]:
-        """What shapes do not tell of the part that chooses tokens; `AtomicCheckpoint` compares it."""
+        """What shapes do not tell of the part that chooses tokens, for `AtomicCheckpoint`."""
         arr_coc = self.model.arr_coc
         return {
             "texture": {

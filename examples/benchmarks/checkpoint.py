@@ -1,6 +1,6 @@
 """What saving and loading a checkpoint costs: stock Lightning, ours, ours in the background.
 
-    python examples/benchmarks/checkpoint.py [--mib 1024 64] [--repeats 5] [--folder DIR] [--json FILE]
+    python examples/benchmarks/checkpoint.py [--mib 1024 64] [--repeats 5] [--folder DIR] [--sync]
 
 They take turns, each in a process of its own that has made its checkpoint before it is watched.
 *time*: until the file is there, and with ours on disk and verified; *blocked*: until training goes

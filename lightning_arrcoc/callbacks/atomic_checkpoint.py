@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
-from weakref import proxy
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from lightning_arrcoc.atomic import sweep_temporaries
 from lightning_arrcoc.callbacks.emergency import Agreement, Signals
 from lightning_arrcoc.callbacks.resuming import RESUME, Loading, Resume
-from lightning_arrcoc.callbacks.retention import Series, refuse_tricks, remember, restore
+from lightning_arrcoc.callbacks.retention import Series, refuse_tricks
 from lightning_arrcoc.callbacks.stamps import (
     architecture_of,
     describe_run,
@@ -29,6 +24,7 @@ from lightning_arrcoc.callbacks.stamps import (
     restore_rng,
     rng_states,
 )
+from lightning_arrcoc.callbacks.verified_saving import SaveError, VerifiedSaving
 from lightning_arrcoc.plugins import sharded
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 from lightning_arrcoc.plugins.checkpoint_file import STAMPS
@@ -37,11 +33,7 @@ REQUEST = "SAVE"  # a file of this name in the folder asks for a save
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
-class SaveError(OSError):
-    """A checkpoint could not be saved; the one before it stands."""
-
-
-class AtomicCheckpoint(ModelCheckpoint):
+class AtomicCheckpoint(VerifiedSaving):
     """Changes how a run saves and resumes; stops it on Ctrl-C after a last save. Logs nothing.
 
     Everything Lightning's `ModelCheckpoint` does, and
@@ -132,12 +124,9 @@ class AtomicCheckpoint(ModelCheckpoint):
         self._signals = Signals(signals, self.request_save)
         self._agreement = Agreement()
         self._asked: list[str] = []
-        self._reason = ""
         self._loading: Loading | None = None
         self._run: dict[str, Any] = {}
-        self._rng: dict[str, Any] | None = None
-        self._errors_in_a_row = 0
-        self._untold = False  # loggers do not know of the last save yet
+        self._stamps: dict[str, Any] = {}  # gathered for the save under way
         self._training = False
 
     @property
@@ -183,6 +172,7 @@ class AtomicCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._training = True
+        self._resumed_from = self._leader(trainer)._loading_from
         if self._leads(trainer):
             self._agreement.start()
             if self.save_on_exception:
@@ -196,6 +186,10 @@ class AtomicCheckpoint(ModelCheckpoint):
             self._restore_rng(trainer)  # in the midst of an epoch its loader has drawn already
         if self._loading:
             self._loading.rng = None
+
+    @property
+    def _loading_from(self) -> str | None:
+        return self._loading.loaded_from if self._loading else None
 
     def _restore_rng(self, trainer: pl.Trainer) -> None:
         states = (self._loading and self._loading.rng) or {}
@@ -280,134 +274,29 @@ class AtomicCheckpoint(ModelCheckpoint):
     def _request(self) -> Path:
         return Path(str(self.dirpath)) / REQUEST
 
-    # ---------------------------------------------------------------------------------- saving
+    # ------------------------------------------------------------------------------ what is inside
 
-    def _save_topk_checkpoint(
-        self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
-    ) -> None:
-        with self._saving("best" if self.monitor else ""):
-            super()._save_topk_checkpoint(trainer, monitor_candidates)
-
-    def _save_last_checkpoint(
-        self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
-    ) -> None:
-        with self._saving("last"):
-            super()._save_last_checkpoint(trainer, monitor_candidates)
-
-    def _save_as(self, trainer: pl.Trainer, path: str, series: Series, reason: str) -> None:
-        with self._saving(reason):
-            self._save_checkpoint(trainer, path)
-            series.add(path, lambda old: self._remove_checkpoint(trainer, old))
-
-    def _path(self, name: str) -> str:
-        return os.path.join(str(self.dirpath), name + self.FILE_EXTENSION)  # noqa: PTH118
-
-    @contextmanager
-    def _saving(self, reason: str = "") -> Iterator[None]:
-        """What fails inside leaves the callback as it was."""
-        remembered, before = remember(self), self._reason
-        self._reason = reason or before
-        with self._enduring():
-            try:
-                yield
-            except SaveError:
-                restore(self, remembered)
-                raise
-            finally:
-                self._reason = before
-
-    @contextmanager
-    def _enduring(self) -> Iterator[None]:
-        """Failed saves inside are raised or endured, as was asked."""
-        try:
-            yield
-        except SaveError as error:
-            self._errors_in_a_row += 1
-            if self.on_save_error == "raise" or self._errors_in_a_row > self.max_save_errors:
-                raise
-            rank_zero_warn(
-                f"A checkpoint could not be saved, the one before it stands: {error} "
-                f"({self._errors_in_a_row} of {self.max_save_errors} in a row are endured)."
-            )
-
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        """Save on all ranks together, and have all of them know whether it worked."""
-        io = self._io(trainer)
-        if io.async_save:
-            io.wait()
-            with self._enduring():  # what the save before ran into
-                self._raise_agreed(trainer)
-        self._rng = self._leader(trainer)._agreement.gather(rng_states())
-        folder = Path(filepath)
-        if sharded.writes_folders(trainer.strategy):
-            if trainer.is_global_zero:
-                sharded.begin(folder)
-            trainer.strategy.barrier("AtomicCheckpoint.begin")
-        with io.holding_errors():
-            trainer.save_checkpoint(filepath, self.save_weights_only)
-            if trainer.is_global_zero and sharded.is_sharded(folder):
-                io.attempt(lambda: self._commit(trainer, folder))
-        self._rng = None
-        self._raise_agreed(trainer)
-        self._last_global_step_saved = trainer.global_step
-        self._last_checkpoint_saved = filepath
-        self._untold = True
-        if not io.async_save:
-            self._tell_loggers(trainer)
-
-    def _commit(self, trainer: pl.Trainer, folder: Path) -> None:
-        architecture = architecture_of(trainer.lightning_module)
-        sharded.commit(folder, trainer.global_step, self._run | {"architecture": architecture})
-        sharded.finish(folder)
-
-    def _raise_agreed(self, trainer: pl.Trainer) -> None:
-        """Raise on all ranks what rank zero's plugin ran into."""
-        error = self._io(trainer).take_error()
-        told = trainer.strategy.broadcast(None if error is None else str(error))
-        if told is not None:
-            raise SaveError(told) from error
-
-    def _remove_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        if self._loading is None or filepath != self._loading.loaded_from:
-            super()._remove_checkpoint(trainer, filepath)
-
-    def file_exists(self, filepath: str | Path, trainer: pl.Trainer) -> bool:
-        """Also what is still being written."""
-        here = trainer.is_global_zero and (
-            self._fs.exists(filepath) or self._io(trainer).is_saving(str(filepath))
-        )
-        return bool(trainer.strategy.reduce_boolean_decision(bool(here), all=False))
+    def _before_saving(self, trainer: pl.Trainer) -> None:
+        leader = self._leader(trainer)
+        leader._stamps = {
+            "reason": self._reason,
+            "rng": leader._agreement.gather(rng_states()),
+        }
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if not self._leads(trainer):
             return
-        saver = next(
-            (one for one in trainer.checkpoint_callbacks if getattr(one, "_rng", None)), self
-        )
-        assert isinstance(saver, AtomicCheckpoint)
+        gathered, self._stamps = self._stamps, {}
+        alone = {"reason": self._reason, "rng": {str(trainer.global_rank): rng_states()}}
         checkpoint[STAMPS] = {
             **self._run,
             "architecture": architecture_of(pl_module),
             "metrics": metrics_of(trainer),
-            "reason": saver._reason,
-            "rng": saver._rng or {str(trainer.global_rank): rng_states()},
+            **(gathered or alone),
             "saved_at": now(),
         }
-
-    def _tell_loggers(self, trainer: pl.Trainer) -> None:
-        """Once a file is there: some upload it."""
-        io = self._io(trainer)
-        if self._untold and trainer.is_global_zero and not io.is_saving() and not io.has_error:
-            self._untold, self._errors_in_a_row = False, 0
-            for logger in trainer.loggers:
-                logger.after_save_checkpoint(proxy(self))
-
-    def _io(self, trainer: pl.Trainer) -> AtomicCheckpointIO:
-        io = trainer.strategy.checkpoint_io
-        assert isinstance(io, AtomicCheckpointIO)
-        return io
 
     # ------------------------------------------------------------------------------- a run ends
 
