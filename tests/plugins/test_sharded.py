@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_other_changes_are_found_too(change: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "inner/../../x"])
 def test_a_marker_names_only_what_lies_inside(name: str, tmp_path: Path) -> None:
     path = folder(tmp_path)
-    text = '{"schema": 1, "step": 1, "files": {"%s": [1, "0"]}}' % name
+    text = json.dumps({"schema": 1, "step": 1, "files": {name: [1, "0"]}})
     digest = hashlib.sha256(text.encode()).hexdigest()
     (path / sharded.MARKER).write_text(f"{text}\n{digest}")
     with pytest.raises(DamagedCheckpointError, match="outside of it"):
@@ -93,7 +94,8 @@ def test_a_run_commits_its_folders_and_resumes_from_one(tmp_path: Path) -> None:
         saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
         trainer = pl.Trainer(
             max_steps=steps, strategy=Folders(torch.device("cpu")), callbacks=[saver],
-            logger=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+            logger=False, enable_progress_bar=False, enable_model_summary=False,
+            limit_val_batches=0,
         )  # fmt: skip
         trainer.fit(BoringModel(), ckpt_path=resume)
         return trainer
