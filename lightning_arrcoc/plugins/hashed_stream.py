@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Any
 
 CHUNK = 8 << 20  # Chosen by us: large enough that hashing outweighs handing over, small in memory
 BUFFERS = 3  # being filled, written and hashed
@@ -110,7 +111,7 @@ class HashedStream:
             oldest.result()
 
     def _put(self, chunk: memoryview) -> Future[bytes]:
-        digest = self._pool.submit(_sha256, chunk)
+        digest = _submit(self._pool, _sha256, chunk)
         self._digests.append(digest)
         write_all(self._descriptor, chunk)
         start_writing_out(self._descriptor, self.size, len(chunk))
@@ -138,7 +139,8 @@ def digest_on_disk(descriptor: int, size: int) -> str:
             buffers.put(buffer)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="checkpoint-verify") as pool:
-        return _root(pool.map(digest, range(0, size, CHUNK)))
+        digests = [_submit(pool, digest, start) for start in range(0, size, CHUNK)]
+        return _root(future.result() for future in digests)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -156,6 +158,16 @@ def start_writing_out(descriptor: int, start: int = 0, length: int = 0) -> None:
     """
     if DONTNEED is not None:
         os.posix_fadvise(descriptor, start, length, DONTNEED)
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[Any], bytes], what: Any) -> Future[bytes]:
+    """In the pool; here and now when the interpreter is ending, which takes no new work."""
+    try:
+        return pool.submit(work, what)
+    except RuntimeError:
+        done: Future[bytes] = Future()
+        done.set_result(work(what))
+        return done
 
 
 def _read_into(descriptor: int, view: memoryview, start: int) -> int:
