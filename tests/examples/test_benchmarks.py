@@ -225,3 +225,15 @@ def test_a_teacher_is_timed_with_and_without_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())["median_ms"]
     assert all(ms > 0 and name in printed for name, ms in found.items())
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+
+def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path) -> None:
+    printed = run(tmp_path, "checkpoint.py", "--mib", "2", "--repeats", "1", "--json", "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["results"]["2"]
+    assert set(found) == {"stock", "ours", "ours async"}
+    for row in found.values():
+        assert set(row) == {"time", "blocked", "memory", "load"}
+    assert "of stock's time" in printed
