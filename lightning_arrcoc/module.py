@@ -235,7 +235,7 @@ class ArrCocModule(pl.LightningModule):
 
     def architecture(self) -> dict[str, Any]:
         """What shapes do not tell of the part that chooses tokens, for `AtomicCheckpoint`."""
-        arr_coc = self.model.arr_coc
+        arr_coc: Any = self.model.arr_coc
         return {
             "texture": {
                 "out_channels": arr_coc.texture.out_channels,

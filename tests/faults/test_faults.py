@@ -40,7 +40,7 @@ def test_killed_at_any_moment_nothing_is_torn_or_lost(kills: int, tmp_path: Path
 def test_a_mutant_that_writes_to_tmpdir_is_torn(tmp_path: Path) -> None:
     """A negative control: the test above can fail."""
     found = run(
-        "kill.py", "--kills", "60", "--saver", "by_tmpdir", "--folder", str(tmp_path), mib=16
+        "kill.py", "--kills", "40", "--saver", "by_tmpdir", "--folder", str(tmp_path), mib=4
     )
     assert found["torn"] > 0
 
