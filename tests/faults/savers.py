@@ -40,7 +40,7 @@ def by_tmpdir(step: int, path: Path) -> None:
         written = Path(folder) / path.name
         ours(step, written)
         with written.open("rb") as source, path.open("wb", buffering=0) as target:
-            while piece := source.read(4096):
+            while piece := source.read(256):
                 target.write(piece)
 
 
