@@ -22,9 +22,12 @@ COMMANDS = {
     "doctor": "time settings of the loaders on this machine and name the best (doctor loader)",
     "cache": "measure the textures of the data once and keep them on disk",
 }
+PLAIN = {  # these take no configuration
+    "checkpoints": "list the checkpoints of a folder; --verify reads them all",
+}
 USAGE = (
     "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n"
-    + ("\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items()))
+    + ("\n".join(f"  {name:<13}{what}" for name, what in {**COMMANDS, **PLAIN}.items()))
 )
 
 
@@ -37,12 +40,23 @@ def main() -> None:
     if arguments and arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         sys.exit(0)
-    if not arguments or arguments[0] not in COMMANDS:
+    if not arguments or arguments[0] not in (*COMMANDS, *PLAIN):
         sys.exit(_fail(_unknown_command(arguments)))
+    if arguments[0] == "checkpoints":
+        sys.exit(_checkpoints(arguments[1:]))
     try:
         sys.exit(run(arguments[0], arguments[1:]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _checkpoints(arguments: list[str]) -> int:
+    from lightning_arrcoc import checkpoints
+
+    try:
+        return checkpoints.main(arguments)
+    except ValueError as error:
+        return _fail(str(error))
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -151,10 +165,10 @@ def _forget_empty_run() -> None:
 
 
 def _unknown_command(arguments: list[str]) -> str:
-    known = ", ".join(COMMANDS)
+    known = ", ".join((*COMMANDS, *PLAIN))
     if not arguments:
         return f"No command; expected one of {known}. Try: python -m lightning_arrcoc fit"
-    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+    near = difflib.get_close_matches(arguments[0], (*COMMANDS, *PLAIN), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown command {arguments[0]!r}; expected one of {known}.{hint}"
 

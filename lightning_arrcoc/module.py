@@ -278,6 +278,18 @@ class ArrCocModule(pl.LightningModule):
 
     # ----------------------------------------------------------------------------- checkpoints
 
+    def architecture(self) -> dict[str, Any]:
+        """What shapes do not tell of the part that chooses tokens, for `AtomicCheckpoint`."""
+        arr_coc: Any = self.model.arr_coc
+        return {
+            "texture": {
+                "out_channels": arr_coc.texture.out_channels,
+                "channels": [channel.name for channel in arr_coc.texture.channels],
+            },
+            "tensions": type(arr_coc.balancer).__name__,
+            "num_positions": getattr(arr_coc.allocator, "num_positions", None),
+        }
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, and say which backbone it belongs to."""
         checkpoint["state_dict"] = trained_weights(self.model, self.trains)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_arrcoc.cli import COMMANDS
+from lightning_arrcoc.cli import COMMANDS, PLAIN
 from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
@@ -33,7 +33,7 @@ def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("word", overrides_in_prose())
 def test_overrides_in_the_text_are_valid(word: str) -> None:
-    if word.startswith(("budget=", "previous=")):  # keywords of Python calls
+    if word.startswith(("budget=", "previous=", "async_save=")):  # keywords of Python calls
         return
     source = ["data=jsonl"] if word.startswith("data.train.") else []
     assert check_overrides("fit", [*source, word])
@@ -62,7 +62,7 @@ def test_the_text_names_some_overrides() -> None:
 
 
 def test_every_command_has_a_row() -> None:
-    for command in COMMANDS:
+    for command in (*COMMANDS, *PLAIN):
         assert f"| `{command}` |" in README
 
 

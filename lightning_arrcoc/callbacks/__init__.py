@@ -1,1 +1,29 @@
-"""Callbacks for any Lightning project, one behaviour a file."""
+"""Callbacks for any Lightning project, one behaviour a file; public names load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_arrcoc.callbacks.atomic_checkpoint import AtomicCheckpoint
+    from lightning_arrcoc.callbacks.curriculum import CurriculumAdvance
+    from lightning_arrcoc.callbacks.progress_bar import MetricsProgressBar
+
+__all__ = ["AtomicCheckpoint", "CurriculumAdvance", "MetricsProgressBar"]
+
+_HOMES = {
+    "AtomicCheckpoint": "lightning_arrcoc.callbacks.atomic_checkpoint",
+    "CurriculumAdvance": "lightning_arrcoc.callbacks.curriculum",
+    "MetricsProgressBar": "lightning_arrcoc.callbacks.progress_bar",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,1 +1,23 @@
-"""Plugins for any Lightning project."""
+"""Plugins for any Lightning project; public names load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
+
+__all__ = ["AtomicCheckpointIO"]
+
+_HOMES = {"AtomicCheckpointIO": "lightning_arrcoc.plugins.atomic_checkpoint_io"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

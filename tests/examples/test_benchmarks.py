@@ -243,3 +243,15 @@ def test_the_cache_is_measured_beside_files_memory_and_measuring(tmp_path: Path)
         assert (row["bytes_an_image"] is None) == (name == "measured again")
     assert found["rows"]["copied in memory"]["bytes_an_image"] == 13 * 2 * 2 * 2
     assert "reading back takes" in printed
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+
+def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path) -> None:
+    printed = run(tmp_path, "checkpoint.py", "--mib", "2", "--repeats", "1", "--json", "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["results"]["2"]
+    assert set(found) == {"stock", "ours", "ours async"}
+    for row in found.values():
+        assert set(row) == {"time", "blocked", "memory", "load"}
+    assert "of stock's time" in printed

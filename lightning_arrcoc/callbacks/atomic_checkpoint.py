@@ -1,0 +1,361 @@
+"""Checkpoints that can be relied on: saved whole, kept wisely, resumed from what is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_arrcoc.atomic import sweep_temporaries
+from lightning_arrcoc.callbacks.emergency import Agreement, Signals
+from lightning_arrcoc.callbacks.resuming import RESUME, Loading, Resume
+from lightning_arrcoc.callbacks.retention import Series, refuse_tricks
+from lightning_arrcoc.callbacks.stamps import (
+    architecture_of,
+    describe_run,
+    metrics_of,
+    now,
+    restore_rng,
+    rng_states,
+)
+from lightning_arrcoc.callbacks.verified_saving import SaveError, VerifiedSaving
+from lightning_arrcoc.plugins import sharded
+from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
+from lightning_arrcoc.plugins.checkpoint_file import STAMPS
+
+REQUEST = "SAVE"  # a file of this name in the folder asks for a save
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+class AtomicCheckpoint(VerifiedSaving):
+    """Changes how a run saves and resumes; stops it on Ctrl-C after a last save. Logs nothing.
+
+    Everything Lightning's `ModelCheckpoint` does, and
+
+    - what is saved is on disk, verified, and carries a manifest (`AtomicCheckpointIO`, installed
+      where the strategy has Lightning's own);
+    - best, last and periodic checkpoints are kept beside each other;
+    - ``ckpt_path="last_verified"`` resumes from the latest step whose checkpoint is sound; damaged
+      ones are renamed to ``*.corrupt``;
+    - it saves before the run ends badly: on an exception, SIGTERM, SIGINT (the second stops at
+      once), SIGUSR1, a file named ``SAVE`` in the folder, and `request_save` from another callback.
+      A request is acted on at the end of the training step, by all ranks at the same one;
+    - inside are also the architecture, the states of all random generators, git commit, versions,
+      host, time and metrics, under the key ``lightning_arrcoc``;
+    - a checkpoint of another architecture is refused with a table, before a weight is touched. A
+      module may offer ``architecture() -> dict`` for what the shapes of its tensors do not tell.
+
+    With several of these callbacks the first one resumes and sees to emergencies.
+
+    Args:
+        dirpath, filename, monitor, verbose, save_last, save_top_k, save_weights_only, mode,
+            auto_insert_metric_name, every_n_train_steps, train_time_interval, every_n_epochs,
+            save_on_train_epoch_end, enable_version_counter: as `ModelCheckpoint` takes them.
+        save_on_exception: also on signals and requests.
+        periodic_every_n_steps: save ``periodic-step=N.ckpt`` as well; None saves none.
+        keep_periodic: how many of them; -1 keeps all.
+        async_save: training goes on while a copy of the checkpoint is written.
+        on_save_error: "raise", or "warn" and go on with the checkpoint before.
+        max_save_errors: so many in a row are endured with "warn".
+        resume: what is restored: "all", "weights", "without_optimizer" (and its schedules) or
+            "without_loops" (steps and epochs count from zero).
+        partial: "report" loads what fits by name and shape from another architecture, weights only,
+            and prints what did not; None refuses.
+        signals: those that ask for a save; handlers of before are called too and come back.
+
+    Raises:
+        ValueError: an argument is not one of those named, or `filename` leads out of the folder.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | Literal["link"] | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = True,
+        save_weights_only: bool = False,
+        mode: str = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
+        *,
+        periodic_every_n_steps: int | None = None,
+        keep_periodic: int = -1,
+        async_save: bool = False,
+        on_save_error: Literal["raise", "warn"] = "raise",
+        max_save_errors: int = 3,
+        resume: Resume = "all",
+        partial: Literal["report"] | None = None,
+        signals: Sequence[str] = SIGNALS,
+    ) -> None:
+        refuse_tricks(filename)
+        _refuse_unknown("on_save_error", on_save_error, ("raise", "warn"))
+        _refuse_unknown("resume", resume, RESUME)
+        _refuse_unknown("partial", partial, (None, "report"))
+        for name in signals:
+            _refuse_unknown("signals", name, SIGNALS)
+        if periodic_every_n_steps is not None and periodic_every_n_steps < 1:
+            raise ValueError(
+                f"periodic_every_n_steps={periodic_every_n_steps}; expected 1 or more."
+            )
+        if save_last == "link" and async_save:
+            raise ValueError("save_last='link' would link to what is not written yet; use True.")
+        super().__init__(
+            dirpath, filename, monitor, verbose, save_last, save_top_k, save_on_exception,
+            save_weights_only, mode, auto_insert_metric_name, every_n_train_steps,
+            train_time_interval, every_n_epochs, save_on_train_epoch_end, enable_version_counter,
+        )  # fmt: skip
+        self.periodic_every_n_steps, self.async_save = periodic_every_n_steps, async_save
+        self.on_save_error, self.max_save_errors = on_save_error, max_save_errors
+        self.resume, self.partial = resume, partial
+        self.periodic, self.emergencies = Series(keep_periodic), Series(1)
+        self._signals = Signals(signals, self.request_save)
+        self._agreement = Agreement()
+        self._asked: list[str] = []
+        self._loading: Loading | None = None
+        self._run: dict[str, Any] = {}
+        self._stamps: dict[str, Any] = {}  # gathered for the save under way
+        self._training = False
+
+    @property
+    def state_key(self) -> str:
+        return f"{super().state_key}[periodic={self.periodic_every_n_steps}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = {"periodic": self.periodic.paths, "emergencies": self.emergencies.paths}
+        return super().state_dict() | kept
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict.get("dirpath") == self.dirpath:
+            self.periodic.paths = list(state_dict.get("periodic", []))
+            self.emergencies.paths = list(state_dict.get("emergencies", []))
+
+    def request_save(self, reason: str) -> None:
+        """Ask for a save at the end of this step; for other callbacks, and safe in a handler."""
+        self._asked.append(reason)
+
+    # ------------------------------------------------------------------------------ a run begins
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        found = trainer.strategy.checkpoint_io
+        if type(found) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO(self.async_save)
+        elif not isinstance(found, AtomicCheckpointIO):
+            raise MisconfigurationException(
+                f"AtomicCheckpoint saves through AtomicCheckpointIO, but the Trainer has a "
+                f"{type(found).__name__}. Remove one of them."
+            )
+        if not self._leads(trainer):
+            return
+        if self._loading is not None:
+            self._loading.remove()
+        self._loading = Loading(trainer, str(self.dirpath), self.resume, self.partial)
+        if stage == "fit" and trainer.is_global_zero and self._is_local:
+            self._run = describe_run()
+            for path in self._sweep():
+                rank_zero_info(f"Removed {path}: its saving was broken off.")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._training = True
+        self._resumed_from = self._leader(trainer)._loading_from
+        if self._leads(trainer):
+            self._agreement.start()
+            if self.save_on_exception:
+                self._signals.install()
+            self._restore_rng(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx and self._loading and self._loading.rng:
+            self._restore_rng(trainer)  # in the midst of an epoch its loader has drawn already
+        if self._loading:
+            self._loading.rng = None
+
+    @property
+    def _loading_from(self) -> str | None:
+        return self._loading.loaded_from if self._loading else None
+
+    def _restore_rng(self, trainer: pl.Trainer) -> None:
+        states = (self._loading and self._loading.rng) or {}
+        if str(trainer.global_rank) in states:
+            restore_rng(states[str(trainer.global_rank)])
+
+    def _sweep(self) -> list[Path]:
+        folder = Path(str(self.dirpath))
+        return sweep_temporaries(folder) + sharded.sweep_uncommitted(folder)
+
+    def _leader(self, trainer: pl.Trainer) -> AtomicCheckpoint:
+        """The first of several."""
+        found = trainer.checkpoint_callbacks
+        return next((one for one in found if isinstance(one, AtomicCheckpoint)), self)
+
+    def _leads(self, trainer: pl.Trainer) -> bool:
+        return self._leader(trainer) is self
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in str(self.dirpath)
+
+    # ---------------------------------------------------------------------------- a step is done
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        step, every = trainer.global_step, self.periodic_every_n_steps
+        if every and step and step % every == 0 and not _is_trial(trainer):
+            path = self._path(f"periodic-step={step}")
+            if path not in self.periodic.paths:
+                self._save_as(trainer, path, self.periodic, "periodic")
+        if self._leads(trainer):
+            self._at_step_boundary(trainer)
+        self._tell_loggers(trainer)
+
+    def _at_step_boundary(self, trainer: pl.Trainer) -> None:
+        """Act on what any rank was asked since the last step."""
+        if trainer.is_global_zero and self._is_local and self._request.exists():
+            self._asked.append(REQUEST)
+        asked, self._asked = self._asked, []
+        self._reason = ", ".join(asked) or self._reason
+        failed = self._io(trainer).has_error
+        wanted = (bool(asked), self._signals.interrupted, failed)
+        self._act(trainer, self._agreement.exchange(wanted))
+
+    def _act(self, trainer: pl.Trainer, agreed: Sequence[bool]) -> None:
+        save, stop, failed = agreed
+        if failed:
+            with self._enduring():
+                self._raise_agreed(trainer)
+        if save and self.save_on_exception and not _is_trial(trainer):
+            self._save_as(
+                trainer, self._path(f"emergency-step={trainer.global_step}"), self.emergencies,
+                self._reason or "asked for by another rank",
+            )  # fmt: skip
+            if trainer.is_global_zero and self._is_local:
+                self._request.unlink(missing_ok=True)
+            self._reason = ""
+        if stop:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self._leads(trainer):
+            self._act(trainer, self._agreement.last(3))
+        self._training = False
+        if self._io(trainer).async_save:
+            self._io(trainer).wait()
+            with self._enduring():
+                self._raise_agreed(trainer)
+        self._tell_loggers(trainer)
+        self._release()
+
+    @property
+    def _request(self) -> Path:
+        return Path(str(self.dirpath)) / REQUEST
+
+    # ------------------------------------------------------------------------------ what is inside
+
+    def _before_saving(self, trainer: pl.Trainer) -> None:
+        leader = self._leader(trainer)
+        leader._stamps = {
+            "reason": self._reason,
+            "rng": leader._agreement.gather(rng_states()),
+        }
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if not self._leads(trainer):
+            return
+        gathered, self._stamps = self._stamps, {}
+        alone = {"reason": self._reason, "rng": {str(trainer.global_rank): rng_states()}}
+        checkpoint[STAMPS] = {
+            **self._run,
+            "architecture": architecture_of(pl_module),
+            "metrics": metrics_of(trainer),
+            **(gathered or alone),
+            "saved_at": now(),
+        }
+
+    # ------------------------------------------------------------------------------- a run ends
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save without a word to other ranks: one of them may be gone, or wait elsewhere."""
+        training, self._training = self._training, False
+        self._release()
+        io = trainer.strategy.checkpoint_io
+        if not isinstance(io, AtomicCheckpointIO):
+            return  # it failed before it began
+        try:
+            io.wait()
+            error = io.take_error()
+            if error is not None:
+                rank_zero_warn(
+                    f"A checkpoint could not be saved, the one before it stands: {error}"
+                )
+            if training and self._leads(trainer) and self._is_worth_saving(trainer, exception):
+                self._save_alone(trainer, exception)
+                io.wait()
+        except Exception as error:  # what is shown in the end is the run's own error
+            rank_zero_warn(f"No checkpoint could be saved after the run failed: {error}")
+
+    def _is_worth_saving(self, trainer: pl.Trainer, exception: BaseException) -> bool:
+        return (
+            self._should_save_on_exception(trainer)
+            and not self._signals.stopped_at_once
+            and not isinstance(exception, SaveError)
+            and trainer.is_global_zero
+            and sharded.rank_zero_has_all(trainer)
+        )
+
+    def _save_alone(self, trainer: pl.Trainer, exception: BaseException) -> None:
+        self._reason = type(exception).__name__
+        path = self._path(f"emergency-step={trainer.global_step}")
+        # Trainer.save_checkpoint ends in a barrier, which another rank may never reach.
+        state = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        io = self._io(trainer)
+        io.save_checkpoint(state, path)
+        self.emergencies.add(path, io.remove_checkpoint)
+        self._last_global_step_saved = trainer.global_step
+        rank_zero_info(f"Saved {path} before ending with {type(exception).__name__}.")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        self._signals.restore()
+        self._agreement.stop()
+        if self._loading is not None:
+            self._loading.remove()
+
+
+def _is_trial(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))  # set out of mypy's sight
+
+
+def _refuse_unknown(name: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r}; expected {', '.join(map(repr, known))}.")

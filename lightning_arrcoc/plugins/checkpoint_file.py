@@ -1,0 +1,271 @@
+r"""One file that is a checkpoint and vouches for itself.
+
+It is what `torch.save` writes, a zip archive, whose comment is a manifest: JSON with step, size,
+digest and versions, followed by a digest of its own. File and manifest take their name in one
+step, `torch.load` and stock Lightning read the file as any other, and what is cut or changed
+anywhere is found out:
+
+    PK... archive ... PK\5\6 + length of the comment | MAGIC | manifest | sha256 of the manifest
+
+Archives of `torch.save` have no comment otherwise. Their CRC-32s are left out: they cost as much
+as the rest of the saving and protect less than the digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import torch
+from torch.utils.serialization import config as serialization
+
+from lightning_arrcoc.atomic import replacing
+from lightning_arrcoc.plugins.hashed_stream import (
+    HashedStream,
+    digest_on_disk,
+    start_writing_out,
+    write_all,
+)
+
+SCHEMA = 1
+STAMPS = "lightning_arrcoc"  # key in a checkpoint: what the callback adds
+MAGIC = b"lightning-arrcoc-manifest\n"
+RECORD, RECORD_BYTES = b"PK\x05\x06", 22  # a zip's last record, without its comment
+LEGACY = b"\x80"  # how a checkpoint of torch before 1.6 begins: a bare pickle
+LONGEST_COMMENT = 2**16 - 1
+HASH_LENGTH = 64
+READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class DamagedCheckpointError(ValueError):
+    """Its content is not what was written."""
+
+
+class Manifest(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    step: int
+    size: int  # bytes of the archive
+    sha256: str  # see HashedStream
+    epoch: int = 0
+    schema: int = SCHEMA
+    reason: str = ""
+    metrics: Mapping[str, float] = {}
+    versions: Mapping[str, str] = {}
+
+    def encode(self) -> bytes:
+        """As it stands in the archive's comment."""
+        text = json.dumps(self._asdict(), sort_keys=True).encode()
+        return MAGIC + text + b"\n" + hashlib.sha256(text).hexdigest().encode()
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Manifest:
+    """Save, on disk and verified before the name appears.
+
+    Args:
+        checkpoint: what `torch.save` takes, loadable with ``weights_only=True``.
+        path: a local file; it is replaced.
+
+    Raises:
+        OSError: it cannot be written, or other bytes are on disk than were written. What stood
+            there before still does.
+        ValueError: it holds what `weights_only=True` will not load.
+    """
+    with replacing(path) as descriptor:
+        return fill(descriptor, checkpoint)
+
+
+def fill(descriptor: int, checkpoint: Mapping[str, Any]) -> Manifest:
+    """Write a checkpoint into an empty file, bring it to disk and read it back.
+
+    Raises:
+        OSError, ValueError: as for `write_checkpoint`.
+    """
+    stream = HashedStream(descriptor)
+    try:
+        with without_crc32():
+            torch.save(checkpoint, cast("IO[bytes]", stream))
+        record = stream.held
+        if len(record) != RECORD_BYTES or not record.startswith(RECORD):
+            # Either a write failed, which finish() tells, or torch writes another kind of file.
+            stream.finish()
+            raise RuntimeError(f"torch.save ended with {record!r}, not with a zip's last record.")
+        manifest = describe(checkpoint, stream.taken + RECORD_BYTES)
+        comment = len(manifest.encode()).to_bytes(2, "little")
+        manifest = manifest._replace(sha256=stream.finish(record[:-2] + comment))
+    finally:
+        stream.close()
+    write_all(descriptor, manifest.encode())
+    os.fsync(descriptor)
+    start_writing_out(descriptor)  # what is read back comes from the disk
+    if verify_open(descriptor) != manifest:
+        raise OSError(errno.EIO, "What was read back differs from what was written")
+    refuse_objects(descriptor)
+    return manifest
+
+
+def describe(checkpoint: Mapping[str, Any], size: int) -> Manifest:
+    """A manifest without its digest; metrics are left out where they would not fit."""
+    stamps = checkpoint.get(STAMPS) or {}
+    manifest = Manifest(
+        step=int(checkpoint.get("global_step", 0)),
+        epoch=int(checkpoint.get("epoch", 0)),
+        size=size,
+        sha256="0" * HASH_LENGTH,
+        reason=str(stamps.get("reason", "")),
+        metrics=dict(stamps.get("metrics", {})),
+        versions=dict(stamps.get("versions") or {"torch": str(torch.__version__)}),
+    )
+    if len(manifest.encode()) > LONGEST_COMMENT:
+        manifest = manifest._replace(metrics={})
+    return manifest
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[int]:
+    """A checkpoint's descriptor.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedCheckpointError: what bears the name is no regular file.
+    """
+    try:
+        descriptor = os.open(path, READ_ONLY)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Checkpoint file not found: {path}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DamagedCheckpointError(f"{str(path)!r} is no regular file; name a checkpoint.")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def verify(path: str | Path) -> Manifest | None:
+    """Read a checkpoint from beginning to end and compare it with its manifest.
+
+    Returns:
+        The manifest, None for a file without one: stock Lightning's.
+
+    Raises:
+        DamagedCheckpointError: they differ, or it is no checkpoint.
+        OSError: it cannot be read.
+    """
+    with opened(path) as descriptor:
+        return verify_open(descriptor, str(path))
+
+
+def verify_open(descriptor: int, name: str = "the file") -> Manifest | None:
+    """As `verify`, of an open file."""
+    manifest = manifest_of(descriptor, name)
+    if manifest and digest_on_disk(descriptor, manifest.size) != manifest.sha256:
+        raise damaged(name, "its content does not match its manifest")
+    return manifest
+
+
+def read_manifest(path: str | Path) -> Manifest | None:
+    """As `verify`, by the manifest and the file's length alone: quick, and blind to the content."""
+    with opened(path) as descriptor:
+        return manifest_of(descriptor, str(path))
+
+
+def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:
+    """The manifest at the end of an open file.
+
+    Raises:
+        DamagedCheckpointError: a part is missing or changed.
+    """
+    size = os.fstat(descriptor).st_size
+    start = max(0, size - RECORD_BYTES - LONGEST_COMMENT)
+    tail = os.pread(descriptor, size - start, start)
+    place = tail.rfind(RECORD)
+    if place < 0 or len(tail) - place < RECORD_BYTES:
+        if size and os.pread(descriptor, 1, 0) == LEGACY and MAGIC not in tail:
+            return None
+        raise damaged(name, "its end is missing" if size else "it is empty")
+    comment = tail[place + RECORD_BYTES :]
+    if len(comment) != int.from_bytes(
+        tail[place + RECORD_BYTES - 2 : place + RECORD_BYTES], "little"
+    ):
+        raise damaged(name, "it has another length than it was written with")
+    if not comment:
+        return None
+    text, _, digest = comment.removeprefix(MAGIC).rpartition(b"\n")
+    if not comment.startswith(MAGIC) or hashlib.sha256(text).hexdigest().encode() != digest:
+        raise damaged(name, "its manifest is changed")
+    found = json.loads(text)
+    if found.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{name!r} has a manifest of schema {found.get('schema')}; expected {SCHEMA}. Install "
+            "the version of lightning_arrcoc that wrote it."
+        )
+    manifest = Manifest(**{key: found[key] for key in Manifest._fields})
+    if manifest.size != size - len(comment):
+        raise damaged(name, "it has another length than its manifest says")
+    return manifest
+
+
+def load_open(descriptor: int, name: str, map_location: Any = None) -> dict[str, Any]:
+    """Load an open checkpoint: tensors and plain types, nothing else.
+
+    Raises:
+        DamagedCheckpointError: torch cannot read it.
+        ValueError: it holds objects, whose loading could run code.
+    """
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        try:
+            content: dict[str, Any] = torch.load(file, map_location, weights_only=True)
+        except Exception as error:
+            if "weights_only" in str(error):  # torch's own words advise to load it unsafely
+                raise ValueError(
+                    f"{name!r} holds objects ({culprit(error)}), and loading objects can run code. "
+                    "Only tensors and plain types are loaded: save it without them."
+                ) from error
+            raise damaged(name, f"torch cannot read it ({type(error).__name__})") from error
+    return content
+
+
+def refuse_objects(descriptor: int) -> None:
+    """Find out at once, not on the day it is needed, whether a checkpoint loads; reads no tensors.
+
+    Raises:
+        ValueError: it holds objects.
+    """
+    load_open(descriptor, "The checkpoint", "meta")
+
+
+def culprit(error: Exception) -> str:
+    """The name of what a safe load refuses, out of torch's message."""
+    words = str(error).split("GLOBAL ")
+    return words[1].split()[0] if len(words) > 1 else "of a type it does not name"
+
+
+def damaged(name: str, why: str) -> DamagedCheckpointError:
+    """An error that says what to do."""
+    return DamagedCheckpointError(
+        f"{name!r} is damaged: {why}. Choose another checkpoint, or resume with "
+        "ckpt_path='last_verified'."
+    )
+
+
+_WITHOUT_CRC32 = threading.Lock()
+patch: Any = serialization.patch  # type: ignore[attr-defined]  # made at run time
+
+
+@contextmanager
+def without_crc32() -> Iterator[None]:
+    """Archives are written without CRC-32s meanwhile, in all threads."""
+    with _WITHOUT_CRC32, patch({"save.compute_crc32": False}):
+        yield

@@ -1,0 +1,402 @@
+"""What is saved, kept and resumed, in real few-step runs."""
+
+from __future__ import annotations
+
+import errno
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.plugins import AsyncCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from lightning_arrcoc.callbacks import AtomicCheckpoint
+from lightning_arrcoc.plugins import AtomicCheckpointIO, atomic_checkpoint_io
+from lightning_arrcoc.plugins.checkpoint_file import read_manifest, verify, write_checkpoint
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint that ended before the epoch ended"
+)
+
+
+class Logged(BoringModel):
+    """Draws random numbers as dropout does, and logs a loss that falls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        found = super().training_step(batch, batch_idx)
+        self.log("loss", -float(self.trainer.global_step))
+        self.drawn.append(float(torch.rand(1)) + random.random() + float(np.random.rand()))
+        return found
+
+
+class AtStep(pl.Callback):
+    """Does something in the midst of a step."""
+
+    def __init__(self, step: int, act: Any) -> None:
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            self.act(trainer)
+
+
+def fit(
+    folder: Path, *callbacks: pl.Callback, steps: int = 6, model: Any = None, **options: Any
+) -> tuple[pl.Trainer, Logged]:
+    plugins = options.pop("plugins", None)
+    trainer = pl.Trainer(
+        max_steps=steps, logger=False, accelerator="cpu", devices=1, callbacks=list(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        limit_val_batches=0, plugins=plugins,
+    )  # fmt: skip
+    model = model or Logged()
+    trainer.fit(model, **options)
+    return trainer, model
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def step_of(path: Path) -> int:
+    manifest = verify(path)
+    assert manifest is not None
+    return manifest.step
+
+
+def test_it_needs_nothing_else(tmp_path: Path) -> None:
+    trainer, _ = fit(tmp_path, AtomicCheckpoint())
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    assert step_of(path) == 6
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    assert trainer.checkpoint_callback is not None
+    assert str(path) == trainer.checkpoint_callback.best_model_path
+
+
+def test_another_plugin_in_its_place_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="the Trainer has a AsyncCheckpointIO"):
+        fit(tmp_path, AtomicCheckpoint(), plugins=AsyncCheckpointIO())
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_best_last_and_periodic_are_kept_beside_each_other(
+    async_save: bool, tmp_path: Path
+) -> None:
+    saver = AtomicCheckpoint(
+        tmp_path, "best-{step}", "loss", save_last=True, save_top_k=2, every_n_train_steps=2,
+        periodic_every_n_steps=3, keep_periodic=2, async_save=async_save,
+    )  # fmt: skip
+    fit(tmp_path, saver, steps=10)
+    assert names(tmp_path) == [
+        "best-step=10.ckpt", "best-step=8.ckpt", "last.ckpt",
+        "periodic-step=6.ckpt", "periodic-step=9.ckpt",
+    ]  # fmt: skip
+    assert step_of(tmp_path / "last.ckpt") == 10
+    manifest = read_manifest(tmp_path / "best-step=8.ckpt")
+    assert manifest is not None
+    assert manifest.metrics == {"loss": -7.0}
+    assert manifest.reason == "best"
+
+
+def test_what_is_inside_loads_safely(tmp_path: Path) -> None:
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "a"))
+    inside = torch.load(tmp_path / "a.ckpt", weights_only=True)["lightning_arrcoc"]
+    assert inside["architecture"]["shapes"]["layer.weight"] == [2, 32]
+    assert inside["versions"]["torch"] == torch.__version__
+    assert set(inside["rng"]["0"]) == {"torch", "cuda", "numpy", "python"}
+    assert {"host", "git", "saved_at", "metrics", "reason"} <= set(inside)
+
+
+def test_a_resumed_run_draws_the_numbers_it_would_have_drawn(tmp_path: Path) -> None:
+    """Of torch, numpy and python alike."""
+    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    _, whole = fit(tmp_path, saver, steps=6)
+    (tmp_path / "step=6.ckpt").unlink()
+    torch.manual_seed(2)
+    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=0)
+    _, resumed = fit(tmp_path, saver, steps=6, ckpt_path="last_verified")
+    assert resumed.drawn == whole.drawn[3:]
+
+
+def test_resuming_takes_the_latest_sound_step(tmp_path: Path) -> None:
+    fit(tmp_path, AtomicCheckpoint(tmp_path, periodic_every_n_steps=2, save_top_k=0))
+    path = tmp_path / "periodic-step=6.ckpt"
+    path.write_bytes(path.read_bytes()[:-100])
+    saver = AtomicCheckpoint(tmp_path, periodic_every_n_steps=2, save_top_k=0)
+    with pytest.warns(UserWarning, match=r"renamed to periodic-step=6\.ckpt\.corrupt"):
+        _, model = fit(tmp_path, saver, ckpt_path="last_verified")
+    assert len(model.drawn) == 2  # from step 4 to 6
+
+
+def test_without_any_checkpoint_the_run_starts_anew(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no checkpoint yet: the run starts anew"):
+        trainer, _ = fit(tmp_path, AtomicCheckpoint(tmp_path / "a"), ckpt_path="last_verified")
+    assert trainer.global_step == 6
+
+
+def test_only_unverifiable_checkpoints_are_no_start(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="no checkpoint that can be verified: 0 damaged, 1"):
+        fit(tmp_path, AtomicCheckpoint(tmp_path), ckpt_path="last_verified")
+
+
+# ------------------------------------------------------------------------------------ emergencies
+
+
+class BrokenError(RuntimeError):
+    pass
+
+
+def fail(_: Any) -> None:
+    raise BrokenError("the run's own error")
+
+
+def raise_signal(number: int) -> Any:
+    return lambda _: signal.raise_signal(number)
+
+
+def test_an_exception_is_saved_before_and_stays_the_one_shown(tmp_path: Path) -> None:
+    with pytest.raises(BrokenError, match="own error"):
+        fit(tmp_path, AtomicCheckpoint(tmp_path, save_top_k=0), AtStep(3, fail))
+    assert names(tmp_path) == ["emergency-step=3.ckpt"]
+    manifest = read_manifest(tmp_path / "emergency-step=3.ckpt")
+    assert manifest is not None
+    assert manifest.reason == "BrokenError"
+
+
+def test_when_that_save_fails_too_the_original_error_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_checkpoint_io, "write_checkpoint", full_disk)
+    with (
+        pytest.warns(UserWarning, match="No checkpoint could be saved after the run failed"),
+        pytest.raises(BrokenError, match="own error"),
+    ):
+        fit(tmp_path, AtomicCheckpoint(tmp_path, save_top_k=0), AtStep(3, fail))
+
+
+def test_sigterm_saves_and_lightning_stops_the_run(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SIGTERMException):
+        fit(
+            tmp_path,
+            AtomicCheckpoint(tmp_path, save_top_k=0),
+            AtStep(2, raise_signal(signal.SIGTERM)),
+        )
+    assert names(tmp_path) == ["emergency-step=3.ckpt"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_saves_at_the_end_of_the_step_and_stops(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        fit(
+            tmp_path,
+            AtomicCheckpoint(tmp_path, save_top_k=0),
+            AtStep(2, raise_signal(signal.SIGINT)),
+        )
+    assert names(tmp_path) == ["emergency-step=3.ckpt"]
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    def twice(_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path, AtomicCheckpoint(tmp_path, save_top_k=0), AtStep(2, twice))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["SIGUSR1", "file", "callback"])
+def test_a_request_is_saved_and_the_run_goes_on(how: str, tmp_path: Path) -> None:
+    saver = AtomicCheckpoint(tmp_path, save_top_k=0)
+    ways = {
+        "SIGUSR1": raise_signal(signal.SIGUSR1),
+        "file": lambda _: (tmp_path / "SAVE").touch(),
+        "callback": lambda trainer: trainer.checkpoint_callbacks[0].request_save("memory critical"),
+    }
+    trainer, _ = fit(tmp_path, saver, AtStep(2, ways[how]))
+    assert trainer.global_step == 6
+    assert names(tmp_path) == ["emergency-step=3.ckpt"]
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_only_the_latest_emergency_is_kept(tmp_path: Path) -> None:
+    class Ask(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            trainer.checkpoint_callback.request_save("again")
+
+    fit(tmp_path, AtomicCheckpoint(tmp_path, save_top_k=0), Ask())
+    assert names(tmp_path) == ["emergency-step=6.ckpt"]
+
+
+def test_of_two_the_first_sees_to_emergencies(tmp_path: Path) -> None:
+    first = AtomicCheckpoint(tmp_path / "a", save_top_k=0)
+    second = AtomicCheckpoint(tmp_path / "b", "last", monitor="loss")
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, first, second, AtStep(2, raise_signal(signal.SIGTERM)))
+    assert names(tmp_path / "a") == ["emergency-step=3.ckpt"]
+    assert not (tmp_path / "b").exists() or names(tmp_path / "b") == []
+
+
+# ---------------------------------------------------------------------------------- failed saves
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullBetween(pl.Callback):
+    """The disk is full from one step to another."""
+
+    def __init__(self, steps: range, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps, self.monkeypatch = steps, monkeypatch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        full = trainer.global_step + 1 in self.steps
+        write = full_disk if full else write_checkpoint
+        self.monkeypatch.setattr(atomic_checkpoint_io, "write_checkpoint", write)
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_full_disk_is_endured_and_the_one_before_stands(
+    async_save: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = AtomicCheckpoint(
+        tmp_path, "{step}", every_n_train_steps=1, on_save_error="warn", async_save=async_save
+    )
+    with pytest.warns(UserWarning, match="No space left on device"):
+        trainer, _ = fit(tmp_path, saver, FullBetween(range(3, 7), monkeypatch), steps=5)
+    assert trainer.global_step == 5
+    assert names(tmp_path) == ["step=2.ckpt"]
+    assert async_save or saver.best_model_path == str(tmp_path / "step=2.ckpt")
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_full_disk_raises_where_nothing_else_was_asked(
+    async_save: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=1, async_save=async_save)
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(tmp_path, saver, FullBetween(range(3, 9), monkeypatch))
+    assert names(tmp_path) == ["step=2.ckpt"]
+
+
+def test_too_many_failures_in_a_row_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = AtomicCheckpoint(
+        tmp_path, "{step}", every_n_train_steps=1, on_save_error="warn", max_save_errors=2
+    )
+    with (
+        pytest.warns(UserWarning, match=r"1 of 2 in a row|2 of 2 in a row"),
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        fit(tmp_path, saver, FullBetween(range(2, 9), monkeypatch))
+    assert names(tmp_path) == ["step=1.ckpt"]
+
+
+# ------------------------------------------------------------------------------------- resuming
+
+
+class Textured(Logged):
+    """Says what its shapes do not tell."""
+
+    def __init__(self, channels: list[str], width: int = 32) -> None:
+        super().__init__()
+        self.channels = channels
+        self.extra = torch.nn.Linear(width, len(channels))
+
+    def architecture(self) -> dict[str, Any]:
+        return {"texture": {"channels": self.channels, "out_channels": len(self.channels)}}
+
+
+def test_another_architecture_is_refused_with_a_table_before_a_weight_is_touched(
+    tmp_path: Path,
+) -> None:
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), model=Textured(["red", "green"]))
+    other = Textured(["red", "green", "blue"])
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match="nothing was loaded") as caught:
+        fit(tmp_path, AtomicCheckpoint(tmp_path), model=other, ckpt_path=tmp_path / "a.ckpt")
+    for row in (
+        r"texture.channels      ['red', 'green']  ['red', 'green', 'blue']",
+        r"texture.out_channels  2                 3",
+        r"extra.weight          [2, 32]           [3, 32]",
+    ):
+        assert row in str(caught.value)
+    assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
+
+
+def test_what_fits_is_loaded_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, saved = fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), model=Textured(["red"]))
+    weight = saved.layer.weight.detach().clone()
+    other = Textured(["red", "green"])
+    saver = AtomicCheckpoint(tmp_path, "b", partial="report")
+    trainer, _ = fit(tmp_path, saver, steps=1, model=other, ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.global_step == 1
+    assert float((other.layer.weight - weight).detach().abs().max()) < 1  # a step from there
+    assert "Loaded 2 of 4 tensors by name and shape" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("resume", "steps", "moments"),
+    [("all", 2, 6), ("weights", 6, 6), ("without_optimizer", 2, 2), ("without_loops", 6, 10)],
+)
+def test_a_run_resumes_what_it_is_asked_to(
+    resume: Any, steps: int, moments: int, tmp_path: Path
+) -> None:
+    class Adam(Logged):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), steps=4, model=Adam())
+    trainer, model = fit(
+        tmp_path, AtomicCheckpoint(tmp_path, "b", resume=resume), model=Adam(),
+        ckpt_path=tmp_path / "a.ckpt",
+    )  # fmt: skip
+    assert len(model.drawn) == steps
+    counted = {float(state["step"]) for state in trainer.optimizers[0].state.values()}
+    assert counted == {moments}
+
+
+@pytest.mark.parametrize("filename", ["../a", "/a", "a\0", "a/../../b", " "])
+def test_names_stay_in_their_folder(filename: str) -> None:
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        AtomicCheckpoint(filename=filename)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("resume", "half"), ("partial", "yes"), ("on_save_error", "ignore"), ("signals", ["SIGKILL"]),
+     ("periodic_every_n_steps", 0)],
+)  # fmt: skip
+def test_bad_arguments_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        AtomicCheckpoint(**{name: value})
+
+
+def test_it_observes_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    saver = AtomicCheckpoint(tmp_path / "a", every_n_train_steps=1, async_save=True)
+    torch.manual_seed(0)
+    _, watched = fit(tmp_path, saver, model=Logged())
+    torch.manual_seed(0)
+    _, alone = fit(tmp_path, model=Logged(), ckpt_path=None)
+    for name, value in watched.state_dict().items():
+        assert torch.equal(value, alone.state_dict()[name])
+    assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
+    assert not [one for one in threading.enumerate() if one.name.startswith("checkpoint")]
