@@ -27,8 +27,8 @@ WARM_UPS = 5
 LOOKS = 34  # channels of the full textures that tell how a cell looks
 CHOICES = {  # coarse, compress, focus
     "top-K": (False, 0.0, 1.0),
-    "quadtree": (True, 0.75, 1.0),
-    "quadtree, look-alikes": (True, 0.75, 0.3),
+    "quadtree": (True, 0.77, 1.0),
+    "quadtree, look-alikes": (True, 0.77, 0.3),
 }
 
 
