@@ -266,6 +266,7 @@ class FullBetween(pl.Callback):
         self.steps, self.monkeypatch = steps, monkeypatch
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.strategy.checkpoint_io.wait()  # what is being saved began before
         full = trainer.global_step + 1 in self.steps
         write = full_disk if full else write_checkpoint
         self.monkeypatch.setattr(atomic_checkpoint_io, "write_checkpoint", write)
