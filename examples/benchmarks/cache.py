@@ -5,8 +5,8 @@
 
 An epoch gives every image's textures once, through a DataLoader, in a random order. The peers are a
 file an image by torch.save (read with weights_only) and one by pickle, both fp16; the limit is a
-copy of the same bytes in memory. Milliseconds are processor time of one thread, rates by the clock
-of the best round. Files were written just before, so that they come from the memory of the system.
+copy of the same bytes in memory. Milliseconds are processor time of one thread; rates are those of
+the best round, by the clock. Files were just written, so that they come from the system's memory.
 """
 
 from __future__ import annotations

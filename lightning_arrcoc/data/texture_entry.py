@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 
 import numpy as np
@@ -55,13 +56,16 @@ def pack(key: bytes, textures_CHW: Tensor) -> bytes:
 
 def unpack(key: bytes, packed: memoryview) -> Tensor | None:
     """Textures ``(C, H, W)`` fp16, with memory of their own; None where the bytes are damaged."""
-    body, checksum = packed[:-CHECKSUM_BYTES], packed[-CHECKSUM_BYTES:]
+    if len(packed) < HEADER.size + CHECKSUM_BYTES:
+        return None
+    magic, *shape = HEADER.unpack_from(packed)
+    # Before the rest is touched: if its length is damaged, it may reach behind the end of the file.
+    if magic != MAGIC or len(packed) != HEADER.size + 2 * math.prod(shape) + CHECKSUM_BYTES:
+        return None
+    body = packed[:-CHECKSUM_BYTES]
     digest = hashlib.sha256(key)
     digest.update(body)
-    if digest.digest() != checksum or len(body) < HEADER.size:
+    if digest.digest() != packed[-CHECKSUM_BYTES:]:
         return None
-    magic, *shape = HEADER.unpack_from(body)
     values = np.frombuffer(body, "<f2", offset=HEADER.size)
-    if magic != MAGIC or values.size != np.prod(shape):
-        return None
     return torch.from_numpy(values.astype(np.float16)).view(*shape)

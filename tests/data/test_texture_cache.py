@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -165,6 +166,8 @@ def test_nothing_is_open_in_a_child(tmp_path: Path) -> None:
         if not child:
             os._exit(len(lmdb_files._open) + len(lmdb_files._written))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with writer.path.with_suffix(".writer").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child left it to its parent
         writer.put(entries(5))
     assert held(TextureCache(tmp_path), 1) == [1]
     assert held(TextureCache(tmp_path / "other"), 5) == [5]

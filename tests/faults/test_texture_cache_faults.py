@@ -129,6 +129,22 @@ def test_a_flipped_bit_is_noticed_and_that_entry_alone_is_measured_anew(
     assert verified(tmp_path, numbered, 10)
 
 
+@pytest.mark.parametrize("bit", [0, 13, 20, 30])
+def test_a_flipped_bit_in_the_length_of_an_entry_does_not_end_who_reads_it(
+    tmp_path: Path, writer: Process, numbered: ModuleType, bit: int
+) -> None:
+    """The length says how much of the mapped file is read: too much would be a bus error."""
+    path = write(tmp_path, numbered, 3)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(numbered.key(5)) - 8  # a node of LMDB: length, flags, length of the key
+    length = int.from_bytes(content[place : place + 4], "little")
+    assert length == len(numbered.pack(numbered.key(5), numbered.textures(5)))
+    content[place : place + 4] = (length ^ 1 << bit).to_bytes(4, "little")
+    path.write_bytes(content)
+    answers = [writer.do("get", tmp_path, number) for number in range(12)]
+    assert answers == ["True"] * 5 + ["False"] + ["True"] * 6
+
+
 # ------------------------------------------------------------------------------------- full disk
 
 
