@@ -311,7 +311,8 @@ class ArrCocModule(pl.LightningModule):
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(checkpoint.get(OBJECTIVE, {}))
         self._resumed = checkpoint.get(UNDER_WAY)
-        settle_loops(checkpoint, by_steps=self.trainer.max_steps != -1)
+        if self._trainer is not None:  # the public property raises where there is none
+            settle_loops(checkpoint, by_steps=self._trainer.max_steps != -1)
 
     def start_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the weights of another run, to begin a new one with them.

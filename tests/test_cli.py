@@ -29,7 +29,7 @@ from lightning_arrcoc.config import check_overrides
 # `main` runs as the user's program does, where a warning is a line on the screen and no error.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-WITH_CHECKPOINT = tuple(command for command in cli.COMMANDS if command != "doctor")
+WITH_CHECKPOINT = tuple(command for command in cli.COMMANDS if command not in ("doctor", "cache"))
 SMALL = ("experiment=debug", "model.random_weights=true")
 PATIENCE_S = 600  # a run takes seconds, but a busy machine is no failure
 

@@ -38,7 +38,7 @@ OUTSIDE = [
 ]
 # The name begins well; what it leads to lies elsewhere.
 ROUNDABOUT = [
-    "lightning_arrcoc.data.datamodule.os.system",
+    "lightning_arrcoc.data.workers.os.system",
     "lightning_arrcoc.data.datamodule.DataLoader",
     "lightning_arrcoc.data.digits.np.load",
     "lightning_arrcoc.data.images.Image.open",

@@ -119,7 +119,7 @@ def test_answers_are_those_of_fresh_textures(model: ArrCocQwen3VL, folder: Path)
         AttributionDistillation(),
         AttributionDistillation(tensions=TensionReward()),
         AttentionDistillation(),
-        HardChoice(seed=0),
+        HardChoice(seed=1),  # whose budget leaves no cell on the edge, where rounding would choose
         SoftGates(),
         SoftToHard(),
     ],
