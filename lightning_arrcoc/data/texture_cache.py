@@ -21,6 +21,8 @@ class TextureCache:
 
     It can be handed to other processes; each opens the files by itself. The folder must lie on a
     disk of this machine while it is written: LMDB maps its files into memory and locks by machine.
+    It trusts its own pages, a small part of a file: damage there, unlike in an entry, may end the
+    process that reads it.
 
     Args:
         folder: where `build_textures` wrote, or several times from several machines, copied into

@@ -59,7 +59,6 @@ def unpack(key: bytes, packed: memoryview) -> Tensor | None:
     if len(packed) < HEADER.size + CHECKSUM_BYTES:
         return None
     magic, *shape = HEADER.unpack_from(packed)
-    # Before the rest is touched: if its length is damaged, it may reach behind the end of the file.
     if magic != MAGIC or len(packed) != HEADER.size + 2 * math.prod(shape) + CHECKSUM_BYTES:
         return None
     body = packed[:-CHECKSUM_BYTES]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -129,17 +130,19 @@ def test_a_flipped_bit_is_noticed_and_that_entry_alone_is_measured_anew(
     assert verified(tmp_path, numbered, 10)
 
 
-@pytest.mark.parametrize("bit", [0, 13, 20, 30])
-def test_a_flipped_bit_in_the_length_of_an_entry_does_not_end_who_reads_it(
+@pytest.mark.parametrize("bit", [0, 5, 12])
+def test_a_flipped_bit_in_the_length_of_an_entry_is_noticed_too(
     tmp_path: Path, writer: Process, numbered: ModuleType, bit: int
 ) -> None:
-    """The length says how much of the mapped file is read: too much would be a bus error."""
     path = write(tmp_path, numbered, 3)
     content = bytearray(path.read_bytes())
-    place = content.rindex(numbered.key(5)) - 8  # a node of LMDB: length, flags, length of the key
-    length = int.from_bytes(content[place : place + 4], "little")
-    assert length == len(numbered.pack(numbered.key(5), numbered.textures(5)))
-    content[place : place + 4] = (length ^ 1 << bit).to_bytes(4, "little")
+    length = len(numbered.pack(numbered.key(5), numbered.textures(5)))
+    # A node of LMDB: length of the value, flags, length of the key, the key; old pages have it too.
+    nodes = [found.start() - 8 for found in re.finditer(numbered.key(5), bytes(content))]
+    nodes = [node for node in nodes if content[node : node + 4] == length.to_bytes(4, "little")]
+    assert nodes
+    for node in nodes:
+        content[node : node + 4] = (length ^ 1 << bit).to_bytes(4, "little")
     path.write_bytes(content)
     answers = [writer.do("get", tmp_path, number) for number in range(12)]
     assert answers == ["True"] * 5 + ["False"] + ["True"] * 6
