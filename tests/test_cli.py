@@ -655,7 +655,7 @@ def test_the_doctor_times_loaders_and_names_the_best_ready_to_type(here: Here) -
         "data.train.canvas_px=[96,96]", "data.train.families=[place]", "rounds=1", "batches=1",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert re.search(r"│ \*? +│ 0 .*\d\.\d │", done.out)
+    assert re.search(r"│ \*? +│ 0 .*\d\.\d +│", done.out)
     (best,) = re.findall(r"^Best: (data\.num_workers=\d.*)$", done.out, re.MULTILINE)
     assert check_overrides("fit", best.split())
     assert list(done.folder.iterdir()) == [], "it leaves nothing behind"

@@ -156,7 +156,7 @@ def as_table(timings: Sequence[Timing], best: Setting, on_cuda: bool, config: Di
     )
     columns = ["", "num_workers", "prefetch_factor", *(["pin_memory"] if on_cuda else [])]
     table = Table(
-        *columns, "samples/s", "from", "to", "first batch (s)", title=title, title_justify="left"
+        *columns, "samples/s", "from", "to", "first (s)", title=title, title_justify="left"
     )
     for setting, rates, first_s in timings:
         factor = str(setting.prefetch_factor) if setting.num_workers else ""
