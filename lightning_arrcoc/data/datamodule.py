@@ -257,7 +257,7 @@ class VqaDataModule(pl.LightningDataModule):
         shared = self._shared() if split == "train" else {}
         settings = (
             id(source), len(source), id(self.processor), self.pack_turns, self.seed, size,
-            self.texture_cache, *options.items(), *shared.items(),
+            self.texture_cache, self.cached_splits, *options.items(), *shared.items(),
         )  # fmt: skip
         if split in self._made and self._made[split][0] == settings:
             return self._made[split][1]
