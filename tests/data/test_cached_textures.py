@@ -317,6 +317,8 @@ def test_splits_that_are_not_cached_are_left_to_the_model(
     assert "textures" in next(iter(data.val_dataloader()))["inputs"]
     assert "textures" not in next(iter(data.train_dataloader()))["inputs"]
     assert "textures" not in next(iter(data.test_dataloader()))["inputs"]
+    data.cached_splits = ()
+    assert "textures" not in next(iter(data.val_dataloader()))["inputs"]
 
 
 # ------------------------------------------------------------------------------------ bad input
