@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_arrcoc.callbacks.atomic_checkpoint import AtomicCheckpoint
     from lightning_arrcoc.callbacks.curriculum import CurriculumAdvance
+    from lightning_arrcoc.callbacks.overfitting_detector import OverfittingDetector
     from lightning_arrcoc.callbacks.progress_bar import MetricsProgressBar
 
-__all__ = ["AtomicCheckpoint", "CurriculumAdvance", "MetricsProgressBar"]
+__all__ = ["AtomicCheckpoint", "CurriculumAdvance", "MetricsProgressBar", "OverfittingDetector"]
 
 _HOMES = {
     "AtomicCheckpoint": "lightning_arrcoc.callbacks.atomic_checkpoint",
     "CurriculumAdvance": "lightning_arrcoc.callbacks.curriculum",
     "MetricsProgressBar": "lightning_arrcoc.callbacks.progress_bar",
+    "OverfittingDetector": "lightning_arrcoc.callbacks.overfitting_detector",
 }
 
 
