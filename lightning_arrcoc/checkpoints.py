@@ -10,7 +10,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from lightning_arrcoc.plugins.checkpoint_file import DamagedCheckpointError, read_manifest, verify
+from lightning_arrcoc.plugins.checkpoint_file import read_manifest, verify
+from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 from lightning_arrcoc.plugins.sharded import is_sharded, read_marker, verify_folder
 
 

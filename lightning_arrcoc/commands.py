@@ -20,6 +20,8 @@ from rich.table import Table
 
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.cache_command import cache as cache
+from lightning_arrcoc.callbacks.last_verified import find_last_verified
+from lightning_arrcoc.callbacks.resuming import LAST_VERIFIED
 from lightning_arrcoc.contest import results_table
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule
@@ -36,6 +38,7 @@ from lightning_arrcoc.pictures import (
     draw_explained,
     save_figure,
 )
+from lightning_arrcoc.plugins.checkpoint_file import verify
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
@@ -57,7 +60,9 @@ def fit(config: DictConfig) -> int:
     """Train; then compare on the test split and draw what is kept."""
     if config.ckpt is not None and config.weights is not None:
         raise ValueError("ckpt= goes on with a run, weights= begins a new one; name one of them.")
-    checkpoint = None if config.ckpt is None else existing_checkpoint(config.ckpt, RESUMED)
+    checkpoint = config.ckpt
+    if checkpoint is not None and Path(checkpoint).name != LAST_VERIFIED:  # that one is yet to find
+        checkpoint = existing_checkpoint(checkpoint, RESUMED)
     weights = None if config.weights is None else existing_checkpoint(config.weights)
     parts = assemble(config)
     if weights is not None:
@@ -293,8 +298,11 @@ def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
         )
     if "://" in path:
         raise ValueError(f"{path!r} is a URL; download it first and name the file.")
+    if Path(path).name == LAST_VERIFIED:
+        path = find_last_verified(str(Path(path).parent)) or path
     if not Path(path).is_file():
         raise FileNotFoundError(f"No checkpoint at {path!r}; expected a file made by fit.")
+    verify(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from lightning_arrcoc.architecture import MAY_DIFFER, refuse_other
 from lightning_arrcoc.contest import FULL, Contest, decode_answers
 from lightning_arrcoc.data.collate import Batch
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
+from lightning_arrcoc.plugins.manifest import STAMPS
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.resume import UNDER_WAY, settle_loops, take_up, under_way
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
@@ -279,15 +281,22 @@ class ArrCocModule(pl.LightningModule):
     # ----------------------------------------------------------------------------- checkpoints
 
     def architecture(self) -> dict[str, Any]:
-        """What shapes do not tell of the part that chooses tokens, for `AtomicCheckpoint`."""
-        arr_coc: Any = self.model.arr_coc
+        """What shapes do not tell of the trained part, for `AtomicCheckpoint`.
+
+        One model serves every budget, so the budget may differ.
+        """
+        if self.trains != "arr_coc":
+            return {"trains": self.trains}
+        texture, allocator = self.model.arr_coc.texture, self.model.arr_coc.allocator
+        channels = getattr(texture, "channels", ())  # a texture of one's own may have no table
         return {
+            "trains": self.trains,
             "texture": {
-                "out_channels": arr_coc.texture.out_channels,
-                "channels": [channel.name for channel in arr_coc.texture.channels],
+                "out_channels": getattr(texture, "out_channels", None),
+                "channels": [channel.name for channel in channels],
             },
-            "tensions": type(arr_coc.balancer).__name__,
-            "num_positions": getattr(arr_coc.allocator, "num_positions", None),
+            "tensions": type(self.model.arr_coc.balancer).__name__,
+            MAY_DIFFER: {"num_positions": getattr(allocator, "num_positions", None)},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -302,15 +311,17 @@ class ArrCocModule(pl.LightningModule):
         """Put the trained part into a full state, or say why it does not fit.
 
         Raises:
+            ArchitectureError: its channels or tensions are others.
             ValueError: as for `fitting_weights`.
         """
-        weights = fitting_weights(checkpoint, self.model, self.trains)
         full = self.state_dict()
-        full.update({f"model.{name}": value for name, value in weights.items()})
-        checkpoint["state_dict"] = full
+        if checkpoint["state_dict"].keys() != full.keys():  # else what fits was chosen already
+            weights = self._own_weights(checkpoint)
+            full.update({f"model.{name}": value for name, value in weights.items()})
+            checkpoint["state_dict"] = full
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(checkpoint.get(OBJECTIVE, {}))
-        self._resumed = checkpoint.get(UNDER_WAY)
+        self._resumed = checkpoint.get(UNDER_WAY) if "loops" in checkpoint else None
         if self._trainer is not None:  # the public property raises where there is none
             settle_loops(checkpoint, by_steps=self._trainer.max_steps != -1)
 
@@ -320,10 +331,19 @@ class ArrCocModule(pl.LightningModule):
         Adapters that it did not have stay fresh.
 
         Raises:
+            ArchitectureError: its channels or tensions are others.
             ValueError: as for `fitting_weights`.
         """
-        weights = fitting_weights(checkpoint, self.model, self.trains, fresh_lora=True)
+        weights = self._own_weights(checkpoint, fresh_lora=True)
         self.model.load_state_dict(weights, strict=False)
+
+    def _own_weights(
+        self, checkpoint: Mapping[str, Any], *, fresh_lora: bool = False
+    ) -> dict[str, Tensor]:
+        """The checkpoint's, once it is sure that they are of this architecture and backbone."""
+        saved = checkpoint.get(STAMPS, {}).get("architecture", {})
+        refuse_other({"own": saved.get("own")}, {"own": self.architecture()})
+        return fitting_weights(checkpoint, self.model, self.trains, fresh_lora=fresh_lora)
 
 
 def rate_factor(step: int, steps: int, warmup: float, decay: float) -> float:

@@ -1,4 +1,7 @@
-"""What a run has under way when a checkpoint is written, so that a resumed one ends the same."""
+"""What a run has under way when a checkpoint is written, so that a resumed one ends the same.
+
+Random generators are not among it: `AtomicCheckpoint` keeps their states.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,6 @@ def under_way(module: pl.LightningModule, mean: MeanMetric) -> dict[str, Any]:
     with mean.sync_context():
         so_far = {name: getattr(mean, name).clone() for name in ("mean_value", "weight")}
     return {
-        "torch_rng": torch.get_rng_state(),
         "mean": so_far,
         "gradients": _gradients(module) if _steps_later(module) else {},
     }
@@ -30,7 +32,6 @@ def under_way(module: pl.LightningModule, mean: MeanMetric) -> dict[str, Any]:
 
 def take_up(module: pl.LightningModule, mean: MeanMetric, saved: dict[str, Any]) -> None:
     """Put everything back; what all processes had together is the first one's."""
-    torch.set_rng_state(saved["torch_rng"])
     if module.trainer.is_global_zero:
         mean.reset()
         mean.update(0.0, weight=0.0)  # else torchmetrics warns that nothing was measured

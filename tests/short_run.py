@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule, cli
-from lightning_arrcoc.callbacks.curriculum import CurriculumAdvance
+from lightning_arrcoc.callbacks import AtomicCheckpoint, CurriculumAdvance
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample
 from lightning_arrcoc.data.staged import StagedDataset
@@ -122,7 +121,7 @@ def _train(folder: Path, how: How, checkpoint: Path | None) -> dict[str, Tensor]
     train: Any = Flickering()
     callbacks: list[pl.Callback] = [
         Suicide(how.kill_at),
-        ModelCheckpoint(
+        AtomicCheckpoint(
             folder, "last", every_n_train_steps=how.saved_every, enable_version_counter=False
         ),
     ]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lightning_arrcoc import cli
-from lightning_arrcoc.plugins.checkpoint_file import STAMPS, write_checkpoint
+from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
+from lightning_arrcoc.plugins.manifest import STAMPS
 
 
 @pytest.fixture

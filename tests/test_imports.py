@@ -13,7 +13,8 @@ import lightning_arrcoc
 
 PACKAGE = Path(lightning_arrcoc.__file__).parent
 ALONE = ("callbacks", "plugins", "loggers")
-SHARED = ("lightning_arrcoc.events", "lightning_arrcoc.atomic")  # events, plain file handling
+# Events, plain file handling, and comparing architectures.
+SHARED = tuple(f"lightning_arrcoc.{name}" for name in ("events", "atomic", "architecture"))
 
 
 def imports(file: Path) -> set[str]:

@@ -13,21 +13,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_arrcoc.atomic import sweep_temporaries
-from lightning_arrcoc.callbacks.emergency import Agreement, Signals
+from lightning_arrcoc.callbacks.emergency import Agreed, Requests
 from lightning_arrcoc.callbacks.resuming import RESUME, Loading, Resume
 from lightning_arrcoc.callbacks.retention import Series, refuse_tricks
-from lightning_arrcoc.callbacks.stamps import (
-    architecture_of,
-    describe_run,
-    metrics_of,
-    now,
-    restore_rng,
-    rng_states,
-)
+from lightning_arrcoc.callbacks.stamps import Stamps
 from lightning_arrcoc.callbacks.verified_saving import SaveError, VerifiedSaving
+from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import sharded
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
-from lightning_arrcoc.plugins.checkpoint_file import STAMPS
 
 REQUEST = "SAVE"  # a file of this name in the folder asks for a save
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -41,15 +34,18 @@ class AtomicCheckpoint(VerifiedSaving):
     - what is saved is on disk, verified, and carries a manifest (`AtomicCheckpointIO`, installed
       where the strategy has Lightning's own);
     - best, last and periodic checkpoints are kept beside each other;
-    - ``ckpt_path="last_verified"`` resumes from the latest step whose checkpoint is sound; damaged
-      ones are renamed to ``*.corrupt``;
+    - ``ckpt_path="last_verified"`` resumes from the latest step whose checkpoint is sound, or
+      begins anew where there is none yet; ``"FOLDER/last_verified"`` does so in another folder, and
+      is an error where there is none. Damaged ones are renamed to ``*.corrupt``;
     - it saves before the run ends badly: on an exception, SIGTERM, SIGINT (the second stops at
       once), SIGUSR1, a file named ``SAVE`` in the folder, and `request_save` from another callback.
       A request is acted on at the end of the training step, by all ranks at the same one;
     - inside are also the architecture, the states of all random generators, git commit, versions,
       host, time and metrics, under the key ``lightning_arrcoc``;
     - a checkpoint of another architecture is refused with a table, before a weight is touched. A
-      module may offer ``architecture() -> dict`` for what the shapes of its tensors do not tell.
+      module may offer ``architecture() -> dict`` for what the shapes of its tensors do not tell;
+      what stands there under ``may_differ`` is told and not compared;
+    - events are recorded: ``checkpoint/saved``, ``failed``, ``quarantined``, ``emergency``.
 
     With several of these callbacks the first one resumes and sees to emergencies.
 
@@ -121,12 +117,8 @@ class AtomicCheckpoint(VerifiedSaving):
         self.on_save_error, self.max_save_errors = on_save_error, max_save_errors
         self.resume, self.partial = resume, partial
         self.periodic, self.emergencies = Series(keep_periodic), Series(1)
-        self._signals = Signals(signals, self.request_save)
-        self._agreement = Agreement()
-        self._asked: list[str] = []
+        self._requests, self._stamps = Requests(signals), Stamps()
         self._loading: Loading | None = None
-        self._run: dict[str, Any] = {}
-        self._stamps: dict[str, Any] = {}  # gathered for the save under way
         self._training = False
 
     @property
@@ -145,60 +137,43 @@ class AtomicCheckpoint(VerifiedSaving):
 
     def request_save(self, reason: str) -> None:
         """Ask for a save at the end of this step; for other callbacks, and safe in a handler."""
-        self._asked.append(reason)
+        self._requests.ask(reason)
 
     # ------------------------------------------------------------------------------ a run begins
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        found = trainer.strategy.checkpoint_io
-        if type(found) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO(self.async_save)
-        elif not isinstance(found, AtomicCheckpointIO):
-            raise MisconfigurationException(
-                f"AtomicCheckpoint saves through AtomicCheckpointIO, but the Trainer has a "
-                f"{type(found).__name__}. Remove one of them."
-            )
+        install(trainer, self.async_save)
         if not self._leads(trainer):
             return
         if self._loading is not None:
             self._loading.remove()
         self._loading = Loading(trainer, str(self.dirpath), self.resume, self.partial)
-        if stage == "fit" and trainer.is_global_zero and self._is_local:
-            self._run = describe_run()
-            for path in self._sweep():
-                rank_zero_info(f"Removed {path}: its saving was broken off.")
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        self._stamps.describe()
+        for path in sweep(Path(str(self.dirpath))) if self._is_local else []:
+            rank_zero_info(f"Removed {path}: its saving was broken off.")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._training = True
-        self._resumed_from = self._leader(trainer)._loading_from
+        loading = self._leader(trainer)._loading
+        self._resumed_from = loading.loaded_from if loading else None
         if self._leads(trainer):
-            self._agreement.start()
+            self._requests.agreement.start()
             if self.save_on_exception:
-                self._signals.install()
-            self._restore_rng(trainer)
+                self._requests.signals.install()
+            if loading:
+                loading.restore_rng()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx and self._loading and self._loading.rng:
-            self._restore_rng(trainer)  # in the midst of an epoch its loader has drawn already
         if self._loading:
-            self._loading.rng = None
-
-    @property
-    def _loading_from(self) -> str | None:
-        return self._loading.loaded_from if self._loading else None
-
-    def _restore_rng(self, trainer: pl.Trainer) -> None:
-        states = (self._loading and self._loading.rng) or {}
-        if str(trainer.global_rank) in states:
-            restore_rng(states[str(trainer.global_rank)])
-
-    def _sweep(self) -> list[Path]:
-        folder = Path(str(self.dirpath))
-        return sweep_temporaries(folder) + sharded.sweep_uncommitted(folder)
+            if batch_idx:  # in the midst of an epoch its loader has drawn already
+                self._loading.restore_rng()
+            self._loading.forget_rng()
 
     def _leader(self, trainer: pl.Trainer) -> AtomicCheckpoint:
         """The first of several."""
@@ -229,45 +204,35 @@ class AtomicCheckpoint(VerifiedSaving):
             if path not in self.periodic.paths:
                 self._save_as(trainer, path, self.periodic, "periodic")
         if self._leads(trainer):
-            self._at_step_boundary(trainer)
-        self._tell_loggers(trainer)
+            if trainer.is_global_zero and self._is_local and self._request.exists():
+                self.request_save(REQUEST)
+            self._act(trainer, self._requests.agree(failed=self._io(trainer).has_error))
+        self._tell_early(trainer)
 
-    def _at_step_boundary(self, trainer: pl.Trainer) -> None:
-        """Act on what any rank was asked since the last step."""
-        if trainer.is_global_zero and self._is_local and self._request.exists():
-            self._asked.append(REQUEST)
-        asked, self._asked = self._asked, []
-        self._reason = ", ".join(asked) or self._reason
-        failed = self._io(trainer).has_error
-        wanted = (bool(asked), self._signals.interrupted, failed)
-        self._act(trainer, self._agreement.exchange(wanted))
-
-    def _act(self, trainer: pl.Trainer, agreed: Sequence[bool]) -> None:
-        save, stop, failed = agreed
-        if failed:
-            with self._enduring():
-                self._raise_agreed(trainer)
-        if save and self.save_on_exception and not _is_trial(trainer):
-            self._save_as(
-                trainer, self._path(f"emergency-step={trainer.global_step}"), self.emergencies,
-                self._reason or "asked for by another rank",
-            )  # fmt: skip
+    def _act(self, trainer: pl.Trainer, agreed: Agreed) -> None:
+        if agreed.failed:
+            with self._enduring(trainer):
+                self._know_the_last(trainer)
+        if agreed.save and self.save_on_exception and not _is_trial(trainer):
+            reason = self._requests.reason or "asked for by another rank"
+            self._requests.reason = ""
+            if trainer.is_global_zero:
+                record(trainer, "checkpoint/emergency", reason=reason)
+            path = self._path(f"emergency-step={trainer.global_step}")
+            self._save_as(trainer, path, self.emergencies, reason)
             if trainer.is_global_zero and self._is_local:
                 self._request.unlink(missing_ok=True)
-            self._reason = ""
-        if stop:
+        if agreed.stop:
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if self._leads(trainer):
-            self._act(trainer, self._agreement.last(3))
+            self._act(trainer, self._requests.agreed_last())
         self._training = False
         if self._io(trainer).async_save:
-            self._io(trainer).wait()
-            with self._enduring():
-                self._raise_agreed(trainer)
-        self._tell_loggers(trainer)
+            with self._enduring(trainer):
+                self._know_the_last(trainer)
         self._release()
 
     @property
@@ -278,25 +243,13 @@ class AtomicCheckpoint(VerifiedSaving):
 
     def _before_saving(self, trainer: pl.Trainer) -> None:
         leader = self._leader(trainer)
-        leader._stamps = {
-            "reason": self._reason,
-            "rng": leader._agreement.gather(rng_states()),
-        }
+        leader._stamps.gather(leader._requests.agreement, self._reason)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if not self._leads(trainer):
-            return
-        gathered, self._stamps = self._stamps, {}
-        alone = {"reason": self._reason, "rng": {str(trainer.global_rank): rng_states()}}
-        checkpoint[STAMPS] = {
-            **self._run,
-            "architecture": architecture_of(pl_module),
-            "metrics": metrics_of(trainer),
-            **(gathered or alone),
-            "saved_at": now(),
-        }
+        if self._leads(trainer):
+            self._stamps.put(checkpoint, trainer, pl_module, self._reason)
 
     # ------------------------------------------------------------------------------- a run ends
 
@@ -317,39 +270,52 @@ class AtomicCheckpoint(VerifiedSaving):
                     f"A checkpoint could not be saved, the one before it stands: {error}"
                 )
             if training and self._leads(trainer) and self._is_worth_saving(trainer, exception):
-                self._save_alone(trainer, exception)
-                io.wait()
+                reason = type(exception).__name__
+                record(trainer, "checkpoint/emergency", reason=reason)
+                path = self._path(f"emergency-step={trainer.global_step}")
+                self._save_alone(trainer, path, self.emergencies, reason)
+                rank_zero_info(f"Saved {path} before ending with {reason}.")
         except Exception as error:  # what is shown in the end is the run's own error
+            record(trainer, "checkpoint/failed", error=str(error), in_a_row=1)
             rank_zero_warn(f"No checkpoint could be saved after the run failed: {error}")
 
     def _is_worth_saving(self, trainer: pl.Trainer, exception: BaseException) -> bool:
         return (
             self._should_save_on_exception(trainer)
-            and not self._signals.stopped_at_once
+            and not self._requests.signals.stopped_at_once
             and not isinstance(exception, SaveError)
             and trainer.is_global_zero
             and sharded.rank_zero_has_all(trainer)
         )
 
-    def _save_alone(self, trainer: pl.Trainer, exception: BaseException) -> None:
-        self._reason = type(exception).__name__
-        path = self._path(f"emergency-step={trainer.global_step}")
-        # Trainer.save_checkpoint ends in a barrier, which another rank may never reach.
-        state = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
-        io = self._io(trainer)
-        io.save_checkpoint(state, path)
-        self.emergencies.add(path, io.remove_checkpoint)
-        self._last_global_step_saved = trainer.global_step
-        rank_zero_info(f"Saved {path} before ending with {type(exception).__name__}.")
-
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._release()
 
     def _release(self) -> None:
-        self._signals.restore()
-        self._agreement.stop()
+        self._requests.stop()
         if self._loading is not None:
             self._loading.remove()
+
+
+def install(trainer: pl.Trainer, async_save: bool) -> None:
+    """Have a trainer save through `AtomicCheckpointIO`, where it has Lightning's own plugin.
+
+    Raises:
+        MisconfigurationException: it has another one.
+    """
+    found = trainer.strategy.checkpoint_io
+    if type(found) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO(async_save)
+    elif not isinstance(found, AtomicCheckpointIO):
+        raise MisconfigurationException(
+            f"AtomicCheckpoint saves through AtomicCheckpointIO, but the Trainer has a "
+            f"{type(found).__name__}. Remove one of them."
+        )
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what broken-off saves of ours left behind, and name it."""
+    return sweep_temporaries(folder) + sharded.sweep_uncommitted(folder)
 
 
 def _is_trial(trainer: pl.Trainer) -> bool:

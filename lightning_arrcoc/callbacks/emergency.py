@@ -7,10 +7,51 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+
+class Agreed(NamedTuple):
+    """What all ranks do at this step because any of them wants it."""
+
+    save: bool
+    stop: bool
+    failed: bool  # a save before
+
+
+class Requests:
+    """What asks a run for a save: signals, a file, other callbacks.
+
+    Args:
+        signals: their names.
+    """
+
+    def __init__(self, signals: Sequence[str]) -> None:
+        self.signals = Signals(signals, self.ask)
+        self.agreement = Agreement()
+        self.reason = ""  # of this rank's, until it is acted on
+        self._asked: list[str] = []
+
+    def ask(self, reason: str) -> None:
+        """Safe in a signal's handler: acting on it is left to the next step boundary."""
+        self._asked.append(reason)
+
+    def agree(self, *, failed: bool) -> Agreed:
+        """What any rank was asked since the last step, on all of them."""
+        asked, self._asked = self._asked, []
+        self.reason = ", ".join(asked) or self.reason
+        return Agreed(*self.agreement.exchange((bool(asked), self.signals.interrupted, failed)))
+
+    def agreed_last(self) -> Agreed:
+        """What is still under way between ranks when the steps are over."""
+        return Agreed(*self.agreement.last(len(Agreed._fields)))
+
+    def stop(self) -> None:
+        """Give everything back; harmless when repeated."""
+        self.signals.restore()
+        self.agreement.stop()
 
 
 class Signals:

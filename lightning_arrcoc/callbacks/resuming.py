@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_arrcoc.atomic import sync_folder
-from lightning_arrcoc.callbacks.stamps import architecture_differences, architecture_of, as_table
-from lightning_arrcoc.plugins.checkpoint_file import (
-    STAMPS,
-    DamagedCheckpointError,
-    damaged,
-    read_manifest,
-    verify,
+from lightning_arrcoc.architecture import (
+    architecture_of,
+    as_table,
+    differences,
+    refuse_other,
+    what_fits,
 )
-from lightning_arrcoc.plugins.sharded import is_sharded, read_marker, verify_folder, was_begun
+from lightning_arrcoc.callbacks.last_verified import find_last_verified, set_aside
+from lightning_arrcoc.callbacks.random_states import restore_rng
+from lightning_arrcoc.plugins.manifest import STAMPS, damaged
+from lightning_arrcoc.plugins.sharded import verify_folder, was_begun
 
 LAST_VERIFIED = "last_verified"
 Resume = Literal["all", "weights", "without_optimizer", "without_loops"]
 RESUME = ("all", "weights", "without_optimizer", "without_loops")
-CORRUPT = ".corrupt"
 
 
 class Nothing(dict[str, Any]):
@@ -32,77 +31,6 @@ class Nothing(dict[str, Any]):
 
     def __bool__(self) -> bool:
         return False
-
-
-class Found(NamedTuple):
-    """Checkpoints of a folder: verifiable ones by step, and what else lies there."""
-
-    by_step: list[tuple[int, Path]]
-    damaged: list[Path]
-    without_manifest: list[Path]
-
-
-def find_checkpoints(folder: Path) -> Found:
-    """Look at every checkpoint's manifest, not yet at its content; the newest step comes first."""
-    found = Found([], [], [])
-    for path in sorted(folder.glob("*.ckpt")):
-        try:
-            if is_sharded(path):
-                marker = read_marker(path)
-                if marker is not None:
-                    found.by_step.append((int(marker["step"]), path))
-            elif stat.S_ISREG(path.lstat().st_mode):  # a link's target has a name of its own
-                manifest = read_manifest(path)
-                if manifest is None:
-                    found.without_manifest.append(path)
-                else:
-                    found.by_step.append((manifest.step, path))
-        except (DamagedCheckpointError, OSError):
-            found.damaged.append(path)
-    found.by_step.sort(key=lambda pair: (-pair[0], pair[1].name))
-    return found
-
-
-def find_last_verified(folder: Path) -> Path | None:
-    """The checkpoint of the latest step that is what was saved; damaged ones are renamed.
-
-    Returns:
-        None if the folder has no checkpoints at all.
-
-    Raises:
-        ValueError: there are some, and none of them verifies.
-    """
-    found = find_checkpoints(folder)
-    for path in found.damaged:
-        quarantine(path, "its manifest cannot be read")
-    spoilt = len(found.damaged)
-    for step, path in found.by_step:
-        try:
-            verify_folder(path) if path.is_dir() else verify(path)
-        except (DamagedCheckpointError, OSError) as error:
-            quarantine(path, str(error))
-            spoilt += 1
-            continue
-        rank_zero_info(f"The last verified checkpoint is {path}, step {step}.")
-        return path
-    if spoilt or found.without_manifest:
-        raise ValueError(
-            f"{folder} has no checkpoint that can be verified: {spoilt} damaged, "
-            f"{len(found.without_manifest)} without a manifest. Name one by its path to resume "
-            "from it, or choose another folder to start anew."
-        )
-    return None
-
-
-def quarantine(path: Path, why: str) -> Path:
-    """Rename a damaged checkpoint so that nobody takes it for one, and say so."""
-    place, number = path.with_name(path.name + CORRUPT), 1
-    while place.exists():
-        place, number = path.with_name(f"{path.name}{CORRUPT}-{number}"), number + 1
-    path.rename(place)
-    sync_folder(path.parent)
-    rank_zero_warn(f"{path} is damaged ({why}) and was renamed to {place.name}.")
-    return place
 
 
 class Loading:
@@ -115,7 +43,7 @@ class Loading:
         self.trainer, self.folder = trainer, folder
         self.resume, self.partial = resume, partial
         self.loaded_from: str | None = None
-        self.rng: Mapping[str, Any] | None = None
+        self._rng: Mapping[str, Any] = {}
         self._original: Callable[..., Any] = trainer.strategy.load_checkpoint
         vars(trainer.strategy)["load_checkpoint"] = self._load
 
@@ -123,33 +51,62 @@ class Loading:
         """Give the strategy its own method back; harmless when repeated."""
         vars(self.trainer.strategy).pop("load_checkpoint", None)
 
+    def restore_rng(self) -> None:
+        """Go on drawing random numbers where this rank was, as far as that is known."""
+        own = self._rng.get(str(self.trainer.global_rank))
+        if own:
+            restore_rng(own)
+
+    def forget_rng(self) -> None:
+        """There is nothing more to restore."""
+        self._rng = {}
+
     def _load(self, path: str | Path, weights_only: bool | None = None) -> Any:
-        if str(path) == LAST_VERIFIED:
-            chosen = self._agreed(lambda: find_last_verified(Path(self.folder)))
-            if chosen is None:
-                rank_zero_warn(f"{self.folder} has no checkpoint yet: the run starts anew.")
-                return Nothing({"pytorch-lightning_version": pl.__version__})
-            path = str(chosen)
-        self.loaded_from = str(path)
-        if "://" not in str(path) and Path(path).is_dir():
-            self._check_folder(Path(path))
-        checkpoint = self._original(path, weights_only=weights_only)
-        module = self.trainer.lightning_module
+        chosen = self._choose(str(path))
+        if chosen is None:
+            rank_zero_warn(f"{self.folder} has no checkpoint yet: the run starts anew.")
+            return Nothing({"pytorch-lightning_version": pl.__version__})
+        self.loaded_from = chosen
+        if "://" not in chosen and Path(chosen).is_dir():
+            self._check_folder(Path(chosen))
+        checkpoint = self._original(chosen, weights_only=weights_only)
         stamps = checkpoint.get(STAMPS) or {}
-        saved = stamps.get("architecture") or shapes_in(checkpoint, module)
-        fit_or_refuse(checkpoint, saved, module, self.partial)
-        self.rng = stamps.get("rng") if self.resume == "all" and not self.partial else None
+        saved = stamps.get("architecture") or {}
+        if self.partial:
+            keep_what_fits(checkpoint, saved, self.trainer.lightning_module)
+        else:
+            refuse_other(*comparable(checkpoint, saved, self.trainer.lightning_module))
+        if self.resume == "all" and not self.partial:
+            self._rng = stamps.get("rng") or {}
         select_parts(checkpoint, "weights" if self.partial else self.resume)
         return checkpoint
 
+    def _choose(self, path: str) -> str | None:
+        """What ``last_verified`` stands for, alone or in a folder that is named before it."""
+        named, _, last = path.replace("\\", "/").rpartition("/")
+        if last != LAST_VERIFIED:
+            return path
+        folder = named or self.folder
+        found: str | None = self._agreed(
+            lambda: find_last_verified(folder, lambda *what: set_aside(self.trainer, *what))
+        )
+        if found is None and named:
+            raise FileNotFoundError(
+                f"There is no checkpoint in {named!r}. Name another folder, or ckpt_path="
+                f"{LAST_VERIFIED!r} to begin anew where this run has none yet."
+            )
+        return found
+
     def _check_folder(self, folder: Path) -> None:
         marker = self._agreed(lambda: verify_folder(folder))
+        if self.partial:
+            raise ValueError(f"{folder} is a folder; partial='report' takes files only.")
         if marker is None and was_begun(folder):
             raise damaged(str(folder), "it was never finished")
         if marker is None:
             rank_zero_warn(f"{folder} has no manifest; nothing tells whether it is what was saved.")
         elif marker.get("architecture"):
-            fit_or_refuse({}, marker["architecture"], self.trainer.lightning_module, None)
+            refuse_other(marker["architecture"], architecture_of(self.trainer.lightning_module))
 
     def _agreed(self, work: Callable[[], Any]) -> Any:
         """Rank zero works, all know the outcome or raise its error."""
@@ -165,51 +122,48 @@ class Loading:
         return outcome
 
 
-def shapes_in(checkpoint: Mapping[str, Any], module: pl.LightningModule) -> dict[str, Any]:
-    """What a checkpoint without stamps tells of its architecture: names that both have."""
-    here = architecture_of(module)["shapes"]
-    weights = checkpoint.get("state_dict") or {}
-    saved = {name: list(value.shape) for name, value in weights.items() if name in here}
-    return {"own": {}, "shapes": here | saved if saved else {}}
+def comparable(
+    checkpoint: Mapping[str, Any], saved: Mapping[str, Any], module: pl.LightningModule
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both architectures, as far as they are about the weights that are there.
+
+    A module may leave out some of them when it saves, or rename them, and then sees to them
+    itself, in `on_load_checkpoint`; that is called before any is loaded.
+    """
+    here, weights = architecture_of(module), checkpoint.get("state_dict") or {}
+    if not weights:
+        return dict(saved), here
+    known = here["shapes"]
+    told = saved.get("shapes") or {
+        name: list(value.shape) for name, value in weights.items() if name in known
+    }
+    kept = {name: shape for name, shape in told.items() if name in weights}
+    added = saved.get("shapes", known)
+    here["shapes"] = {
+        name: shape for name, shape in known.items() if name in kept or name not in added
+    }
+    return {**saved, "shapes": kept}, {**here, "shapes": here["shapes"] if kept else {}}
 
 
-def fit_or_refuse(
-    checkpoint: dict[str, Any],
-    saved: Mapping[str, Any],
-    module: pl.LightningModule,
-    partial: str | None,
+def keep_what_fits(
+    checkpoint: dict[str, Any], saved: Mapping[str, Any], module: pl.LightningModule
 ) -> None:
-    """Refuse an architecture that differs, or with `partial` keep what fits.
+    """Leave of a checkpoint's weights what the module has by name and shape, and print the rest.
 
     Raises:
-        ValueError: they differ; a table says in what.
+        ValueError: nothing does.
     """
-    here = architecture_of(module)
-    if not saved.get("own"):
-        here = here | {"own": {}}
-    rows = architecture_differences(saved, here)
-    if not rows:
-        return
-    if saved.get("class", here["class"]) != here["class"]:
-        rows.insert(0, ["class", str(saved["class"]), str(here["class"])])
-    if partial is None:
-        raise ValueError(
-            f"The checkpoint has another architecture, nothing was loaded:\n{as_table(rows)}\n"
-            "Build the model as it was saved, or take what fits: partial='report'."
-        )
     state, weights = module.state_dict(), checkpoint["state_dict"]
-    fitting = {
-        name: value
-        for name, value in weights.items()
-        if name in state and state[name].shape == value.shape
-    }
+    fitting = what_fits(weights, state)
     if not fitting:
         raise ValueError("Of the checkpoint nothing fits by name and shape; nothing was loaded.")
+    rows = differences(*comparable(checkpoint, saved, module))
     rank_zero_info(
-        f"Loaded {len(fitting)} of {len(weights)} tensors by name and shape; these did not fit:\n"
-        f"{as_table(rows)}"
+        f"Loaded {len(fitting)} of {len(weights)} tensors by name and shape"
+        + (f"; these did not fit:\n{as_table(rows)}" if rows else ".")
     )
     checkpoint["state_dict"] = state | fitting
+    checkpoint.get(STAMPS, {}).pop("architecture", None)  # it is no longer that of these weights
 
 
 def select_parts(checkpoint: dict[str, Any], resume: Resume) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from weakref import proxy
 
 import lightning.pytorch as pl
@@ -13,14 +14,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_arrcoc.architecture import architecture_of
 from lightning_arrcoc.callbacks.retention import Series, remember, restore
-from lightning_arrcoc.callbacks.stamps import architecture_of
+from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import sharded
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 
 
 class SaveError(OSError):
     """A checkpoint could not be saved; the one before it stands."""
+
+    is_counted = False
 
 
 class VerifiedSaving(ModelCheckpoint):
@@ -35,7 +39,7 @@ class VerifiedSaving(ModelCheckpoint):
     _reason = ""  # of the save under way
     _resumed_from: str | None = None  # is not pruned
     _errors_in_a_row = 0
-    _untold = False  # loggers do not know of the last save yet
+    _untold: dict[str, Any] | None = None  # the last save, until it is known to be there
 
     def _before_saving(self, trainer: pl.Trainer) -> None:
         """For what ranks have to gather; all of them come here."""
@@ -43,17 +47,17 @@ class VerifiedSaving(ModelCheckpoint):
     def _save_topk_checkpoint(
         self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
-        with self._saving("best" if self.monitor else ""):
+        with self._saving(trainer, "best" if self.monitor else ""):
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def _save_last_checkpoint(
         self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
-        with self._saving("last"):
+        with self._saving(trainer, "last"):
             super()._save_last_checkpoint(trainer, monitor_candidates)
 
     def _save_as(self, trainer: pl.Trainer, path: str, series: Series, reason: str) -> None:
-        with self._saving(reason):
+        with self._saving(trainer, reason):
             self._save_checkpoint(trainer, path)
             series.add(path, lambda old: self._remove_checkpoint(trainer, old))
 
@@ -61,11 +65,11 @@ class VerifiedSaving(ModelCheckpoint):
         return os.path.join(str(self.dirpath), name + self.FILE_EXTENSION)  # noqa: PTH118
 
     @contextmanager
-    def _saving(self, reason: str = "") -> Iterator[None]:
+    def _saving(self, trainer: pl.Trainer, reason: str) -> Iterator[None]:
         """What fails inside leaves the callback as it was."""
         remembered, before = remember(self), self._reason
         self._reason = reason or before
-        with self._enduring():
+        with self._enduring(trainer):
             try:
                 yield
             except SaveError:
@@ -75,12 +79,19 @@ class VerifiedSaving(ModelCheckpoint):
                 self._reason = before
 
     @contextmanager
-    def _enduring(self) -> Iterator[None]:
+    def _enduring(self, trainer: pl.Trainer) -> Iterator[None]:
         """Failed saves inside are raised or endured, as was asked."""
         try:
             yield
         except SaveError as error:
+            if error.is_counted:
+                raise
+            error.is_counted, self._untold = True, None
             self._errors_in_a_row += 1
+            if trainer.is_global_zero:
+                record(
+                    trainer, "checkpoint/failed", error=str(error), in_a_row=self._errors_in_a_row
+                )
             if self.on_save_error == "raise" or self._errors_in_a_row > self.max_save_errors:
                 raise
             rank_zero_warn(
@@ -90,36 +101,60 @@ class VerifiedSaving(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         """Save on all ranks together, and have all of them know whether it worked."""
-        io = self._io(trainer)
+        io, folder = self._io(trainer), Path(filepath)
         if io.async_save:
-            io.wait()
-            with self._enduring():  # what the save before ran into
-                self._raise_agreed(trainer)
+            with self._enduring(trainer):
+                self._know_the_last(trainer)
         self._before_saving(trainer)
-        folder = Path(filepath)
         if sharded.writes_folders(trainer.strategy):
-            if trainer.is_global_zero:
-                sharded.begin(folder)
-            trainer.strategy.barrier("AtomicCheckpoint.begin")
+            self._begin(trainer, folder)
         with io.holding_errors():
             trainer.save_checkpoint(filepath, self.save_weights_only)
             if trainer.is_global_zero and sharded.is_sharded(folder):
-                io.attempt(lambda: self._commit(trainer, folder))
-        self._raise_agreed(trainer)
+                io.attempt(filepath, lambda: self._commit(trainer, folder))
+        self._raise_agreed(trainer, io.take_error())
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
-        self._untold = True
+        self._untold = {"path": filepath, "saved_step": trainer.global_step, "reason": self._reason}
         if not io.async_save:
-            self._tell_loggers(trainer)
+            self._tell(trainer)
+
+    def _know_the_last(self, trainer: pl.Trainer) -> None:
+        """Wait for the save before, and have all ranks know whether it worked."""
+        io = self._io(trainer)
+        io.wait()
+        self._raise_agreed(trainer, io.take_error())
+        self._tell(trainer)
+
+    def _begin(self, trainer: pl.Trainer, folder: Path) -> None:
+        error = None
+        if trainer.is_global_zero:
+            try:
+                sharded.begin(folder)
+            except OSError as found:
+                error = found
+        self._raise_agreed(trainer, error)
 
     def _commit(self, trainer: pl.Trainer, folder: Path) -> None:
         architecture = architecture_of(trainer.lightning_module)
         sharded.commit(folder, trainer.global_step, {"architecture": architecture})
         sharded.finish(folder)
 
-    def _raise_agreed(self, trainer: pl.Trainer) -> None:
-        """Raise on all ranks what rank zero's plugin ran into."""
-        error = self._io(trainer).take_error()
+    def _save_alone(self, trainer: pl.Trainer, path: str, series: Series, reason: str) -> None:
+        """Save without a word to other ranks: one of them may be gone, or wait elsewhere."""
+        io, self._reason = self._io(trainer), reason
+        # Trainer.save_checkpoint ends in a barrier, which another rank may never reach.
+        io.save_checkpoint(
+            trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only), path
+        )
+        series.add(path, io.remove_checkpoint)
+        io.wait()
+        self._last_global_step_saved = trainer.global_step
+        self._untold = {"path": path, "saved_step": trainer.global_step, "reason": reason}
+        self._tell(trainer)
+
+    def _raise_agreed(self, trainer: pl.Trainer, error: Exception | None) -> None:
+        """Raise on all ranks what rank zero ran into; they wait for it."""
         told = trainer.strategy.broadcast(None if error is None else str(error))
         if told is not None:
             raise SaveError(told) from error
@@ -135,11 +170,20 @@ class VerifiedSaving(ModelCheckpoint):
         )
         return bool(trainer.strategy.reduce_boolean_decision(bool(here), all=False))
 
-    def _tell_loggers(self, trainer: pl.Trainer) -> None:
-        """Once a file is there: some upload it."""
+    def _tell_early(self, trainer: pl.Trainer) -> None:
+        """What is written in the background is known to rank zero before the others."""
         io = self._io(trainer)
-        if self._untold and trainer.is_global_zero and not io.is_saving() and not io.has_error:
-            self._untold, self._errors_in_a_row = False, 0
+        if trainer.is_global_zero and not io.is_saving() and not io.has_error:
+            self._tell(trainer)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        """The last save is there, if one was asked for; some loggers upload it."""
+        saved, self._untold = self._untold, None
+        if saved is None:
+            return
+        self._errors_in_a_row = 0
+        if trainer.is_global_zero:
+            record(trainer, "checkpoint/saved", **saved)
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(proxy(self))
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from lightning_arrcoc.plugins import remote
+from lightning_arrcoc.plugins.background import Background
 from lightning_arrcoc.plugins.checkpoint_file import (
-    DamagedCheckpointError,
-    Manifest,
     load_open,
     opened,
     verify_open,
     write_checkpoint,
 )
+from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 from lightning_arrcoc.plugins.snapshot import Snapshots
-
-MARGIN_BYTES = 1 << 20  # Chosen by us: names, pickled structure and manifest beside the tensors
+from lightning_arrcoc.plugins.space import MARGIN_BYTES, refuse_full_disk, tensor_bytes
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -33,7 +29,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
     A save counts when its bytes were read back from the disk and the name stands in its folder for
     good; until then the file before it is untouched. What was saved carries its own manifest (see
-    `checkpoint_file`), by which loading verifies it. Objects are never loaded, only tensors and
+    `manifest`), by which loading verifies it. Objects are never loaded, only tensors and
     plain types, and saving what could not be loaded so is refused at once. Needs a POSIX system.
 
     Args:
@@ -45,10 +41,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def __init__(self, async_save: bool = False) -> None:
         self.async_save = async_save
-        self.last_verified: tuple[str, Manifest] | None = None
+        self.last_verified: str | None = None
         self._snapshots = Snapshots()
-        self._thread: ThreadPoolExecutor | None = None
-        self._running: Future[None] | None = None
+        self._background = Background("checkpoint-save")
         self._error: Exception | None = None
         self._failed = False  # whether the latest save did
         self._saving: set[str] = set()
@@ -70,14 +65,14 @@ class AtomicCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO takes no storage_options; remove them.")
         if not self.async_save:
-            self._attempt(checkpoint, str(path))
+            self.attempt(str(path), lambda: save(checkpoint, str(path)))
             self._raise_unless_held()
             return
         self.wait()  # the copy of the last one may still be in use
         self._raise_unless_held()
         taken = self._snapshots.take(checkpoint)
         self._saving.add(str(path))
-        self._later(self._attempt, taken, str(path))
+        self._background.do(self.attempt, str(path), lambda: save(taken, str(path)))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint, after the saves that were asked for before it.
@@ -85,14 +80,13 @@ class AtomicCheckpointIO(CheckpointIO):
         The last verified one stays, and so do all when the save before failed.
         """
         if self.async_save:
-            self._later(self._remove_or_warn, str(path))
+            self._background.do(self._remove, str(path))
         else:
-            self._remove_or_warn(str(path))
+            self._remove(str(path))
 
     def wait(self) -> None:
         """Until nothing is being saved or removed."""
-        if self._running is not None:
-            self._running.result()
+        self._background.wait()
 
     def take_error(self) -> Exception | None:
         """The error of a save, once."""
@@ -114,9 +108,7 @@ class AtomicCheckpointIO(CheckpointIO):
         Raises:
             Exception: its error, if nobody took it.
         """
-        if self._thread is not None:
-            self._thread.shutdown(wait=True)
-            self._thread = self._running = None
+        self._background.stop()
         self._raise_unless_held()
 
     @property
@@ -128,51 +120,23 @@ class AtomicCheckpointIO(CheckpointIO):
         """Whether this checkpoint, or any, is still being written."""
         return bool(self._saving) if path is None else path in self._saving
 
-    def attempt(self, work: Callable[[], None]) -> None:
-        """Do something that belongs to a save: if it fails, so does the save."""
+    def attempt(self, path: str, work: Callable[[], object]) -> None:
+        """Do what makes a checkpoint a verified one: if it fails, so does the save."""
         try:
             work()
-            self._failed = False
+            self.last_verified, self._failed = path, False
         except Exception as error:
             self._error, self._failed = error, True
-
-    def _attempt(self, checkpoint: dict[str, Any], path: str) -> None:
-        def save() -> None:
-            self.last_verified = path, self._save(checkpoint, path)
-
-        self.attempt(save)
-        self._saving.discard(path)
-
-    def _save(self, checkpoint: dict[str, Any], path: str) -> Manifest:
-        if remote.is_remote(path):
-            return remote.upload(checkpoint, path)
-        local = remote.local_path(path)
-        refuse_full_disk(tensor_bytes(checkpoint) + MARGIN_BYTES, local)
-        return write_checkpoint(checkpoint, local)
-
-    def _remove_or_warn(self, path: str) -> None:
-        try:
-            self._remove(path)
-        except OSError as error:  # the run can go on with a file too many
-            warnings.warn(f"{path!r} could not be removed: {error}", stacklevel=2)
+        finally:
+            self._saving.discard(path)
 
     def _remove(self, path: str) -> None:
-        if self._failed or (self.last_verified and self.last_verified[0] == path):
+        if self._failed or self.last_verified == path:
             return
-        if remote.is_remote(path):
-            remote.remove(path)
-            return
-        target = Path(remote.local_path(path))
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-
-    def _later(self, work: Callable[..., None], *arguments: Any) -> None:
-        if self._thread is None:
-            # Its thread is joined before the interpreter ends.
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-save")
-        self._running = self._thread.submit(work, *arguments)
+        try:
+            remove(path)
+        except OSError as error:  # the run can go on with a file too many
+            warnings.warn(f"{path!r} could not be removed: {error}", stacklevel=2)
 
     def _raise_unless_held(self) -> None:
         if self._error is not None and not self._holding:
@@ -225,40 +189,31 @@ class AtomicCheckpointIO(CheckpointIO):
             return load_open(descriptor, name, map_location)
 
 
-def tensor_bytes(value: Any) -> int:
-    """Bytes of the memory behind all tensors in nested containers, shared ones once."""
-    storages: dict[int, int] = {}
-
-    def visit(part: Any) -> None:
-        if isinstance(part, torch.Tensor):
-            if type(part) in (torch.Tensor, torch.nn.Parameter) and part.layout == torch.strided:
-                storage = part.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(part, dict):
-            for inner in part.values():
-                visit(inner)
-        elif isinstance(part, list | tuple):
-            for inner in part:
-                visit(inner)
-
-    visit(value)
-    return sum(storages.values())
-
-
-def refuse_full_disk(needed: int, path: str) -> None:
-    """Find out before writing gigabytes that they will not fit.
+def save(checkpoint: dict[str, Any], path: str) -> None:
+    """Write to a disk with room for it, or to a store.
 
     Raises:
-        OSError: ENOSPC.
+        OSError, ValueError: as for `write_checkpoint`.
     """
-    folder = Path(path).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"No space left: a checkpoint of {needed / 2**20:.0f} MiB is to be saved beside the "
-            f"last one and {free / 2**20:.0f} MiB are free. Make room, or save elsewhere",
-            path,
-        )
+    if remote.is_remote(path):
+        remote.upload(checkpoint, path)
+        return
+    local = remote.local_path(path)
+    refuse_full_disk(tensor_bytes(checkpoint) + MARGIN_BYTES, local)
+    write_checkpoint(checkpoint, local)
+
+
+def remove(path: str) -> None:
+    """Remove a file, a folder or an object; none there is no error.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if remote.is_remote(path):
+        remote.remove(path)
+        return
+    target = Path(remote.local_path(path))
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)

@@ -1,28 +1,19 @@
-r"""One file that is a checkpoint and vouches for itself.
+"""Checkpoints as files: written whole, brought to disk, read back, and loaded without code.
 
-It is what `torch.save` writes, a zip archive, whose comment is a manifest: JSON with step, size,
-digest and versions, followed by a digest of its own. File and manifest take their name in one
-step, `torch.load` and stock Lightning read the file as any other, and what is cut or changed
-anywhere is found out:
-
-    PK... archive ... PK\5\6 + length of the comment | MAGIC | manifest | sha256 of the manifest
-
-Archives of `torch.save` have no comment otherwise. Their CRC-32s are left out: they cost as much
-as the rest of the saving and protect less than the digest.
+File and manifest (see `manifest`) are one, so they take their name in one step, `torch.load` and
+stock Lightning read the file as any other, and what is cut or changed anywhere is found out.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import torch
 from torch.utils.serialization import config as serialization
@@ -34,37 +25,17 @@ from lightning_arrcoc.plugins.hashed_stream import (
     start_writing_out,
     write_all,
 )
+from lightning_arrcoc.plugins.manifest import (
+    RECORD,
+    RECORD_BYTES,
+    DamagedCheckpointError,
+    Manifest,
+    damaged,
+    describe,
+    manifest_of,
+)
 
-SCHEMA = 1
-STAMPS = "lightning_arrcoc"  # key in a checkpoint: what the callback adds
-MAGIC = b"lightning-arrcoc-manifest\n"
-RECORD, RECORD_BYTES = b"PK\x05\x06", 22  # a zip's last record, without its comment
-LEGACY = b"\x80"  # how a checkpoint of torch before 1.6 begins: a bare pickle
-LONGEST_COMMENT = 2**16 - 1
-HASH_LENGTH = 64
 READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-class DamagedCheckpointError(ValueError):
-    """Its content is not what was written."""
-
-
-class Manifest(NamedTuple):
-    """What a checkpoint says of itself."""
-
-    step: int
-    size: int  # bytes of the archive
-    sha256: str  # see HashedStream
-    epoch: int = 0
-    schema: int = SCHEMA
-    reason: str = ""
-    metrics: Mapping[str, float] = {}
-    versions: Mapping[str, str] = {}
-
-    def encode(self) -> bytes:
-        """As it stands in the archive's comment."""
-        text = json.dumps(self._asdict(), sort_keys=True).encode()
-        return MAGIC + text + b"\n" + hashlib.sha256(text).hexdigest().encode()
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Manifest:
@@ -109,23 +80,6 @@ def fill(descriptor: int, checkpoint: Mapping[str, Any]) -> Manifest:
     if verify_open(descriptor) != manifest:
         raise OSError(errno.EIO, "What was read back differs from what was written")
     refuse_objects(descriptor)
-    return manifest
-
-
-def describe(checkpoint: Mapping[str, Any], size: int) -> Manifest:
-    """A manifest without its digest; metrics are left out where they would not fit."""
-    stamps = checkpoint.get(STAMPS) or {}
-    manifest = Manifest(
-        step=int(checkpoint.get("global_step", 0)),
-        epoch=int(checkpoint.get("epoch", 0)),
-        size=size,
-        sha256="0" * HASH_LENGTH,
-        reason=str(stamps.get("reason", "")),
-        metrics=dict(stamps.get("metrics", {})),
-        versions=dict(stamps.get("versions") or {"torch": str(torch.__version__)}),
-    )
-    if len(manifest.encode()) > LONGEST_COMMENT:
-        manifest = manifest._replace(metrics={})
     return manifest
 
 
@@ -180,42 +134,6 @@ def read_manifest(path: str | Path) -> Manifest | None:
         return manifest_of(descriptor, str(path))
 
 
-def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:
-    """The manifest at the end of an open file.
-
-    Raises:
-        DamagedCheckpointError: a part is missing or changed.
-    """
-    size = os.fstat(descriptor).st_size
-    start = max(0, size - RECORD_BYTES - LONGEST_COMMENT)
-    tail = os.pread(descriptor, size - start, start)
-    place = tail.rfind(RECORD)
-    if place < 0 or len(tail) - place < RECORD_BYTES:
-        if size and os.pread(descriptor, 1, 0) == LEGACY and MAGIC not in tail:
-            return None
-        raise damaged(name, "its end is missing" if size else "it is empty")
-    comment = tail[place + RECORD_BYTES :]
-    if len(comment) != int.from_bytes(
-        tail[place + RECORD_BYTES - 2 : place + RECORD_BYTES], "little"
-    ):
-        raise damaged(name, "it has another length than it was written with")
-    if not comment:
-        return None
-    text, _, digest = comment.removeprefix(MAGIC).rpartition(b"\n")
-    if not comment.startswith(MAGIC) or hashlib.sha256(text).hexdigest().encode() != digest:
-        raise damaged(name, "its manifest is changed")
-    found = json.loads(text)
-    if found.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{name!r} has a manifest of schema {found.get('schema')}; expected {SCHEMA}. Install "
-            "the version of lightning_arrcoc that wrote it."
-        )
-    manifest = Manifest(**{key: found[key] for key in Manifest._fields})
-    if manifest.size != size - len(comment):
-        raise damaged(name, "it has another length than its manifest says")
-    return manifest
-
-
 def load_open(descriptor: int, name: str, map_location: Any = None) -> dict[str, Any]:
     """Load an open checkpoint: tensors and plain types, nothing else.
 
@@ -233,7 +151,10 @@ def load_open(descriptor: int, name: str, map_location: Any = None) -> dict[str,
                     f"{name!r} holds objects ({culprit(error)}), and loading objects can run code. "
                     "Only tensors and plain types are loaded: save it without them."
                 ) from error
-            raise damaged(name, f"torch cannot read it ({type(error).__name__})") from error
+            why = (str(error).splitlines() or [""])[0]
+            raise damaged(
+                name, f"torch cannot read it ({type(error).__name__}: {why[:200]})"
+            ) from error
     return content
 
 
@@ -252,20 +173,15 @@ def culprit(error: Exception) -> str:
     return words[1].split()[0] if len(words) > 1 else "of a type it does not name"
 
 
-def damaged(name: str, why: str) -> DamagedCheckpointError:
-    """An error that says what to do."""
-    return DamagedCheckpointError(
-        f"{name!r} is damaged: {why}. Choose another checkpoint, or resume with "
-        "ckpt_path='last_verified'."
-    )
-
-
 _WITHOUT_CRC32 = threading.Lock()
 patch: Any = serialization.patch  # type: ignore[attr-defined]  # made at run time
 
 
 @contextmanager
 def without_crc32() -> Iterator[None]:
-    """Archives are written without CRC-32s meanwhile, in all threads."""
+    """Archives are written without CRC-32s meanwhile, in all threads.
+
+    They cost as much as the rest of the saving and protect less than the digest.
+    """
     with _WITHOUT_CRC32, patch({"save.compute_crc32": False}):
         yield

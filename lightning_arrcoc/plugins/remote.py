@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
 
-from lightning_arrcoc.plugins.checkpoint_file import (
-    DamagedCheckpointError,
-    Manifest,
-    fill,
-    verify_open,
-)
+from lightning_arrcoc.plugins.checkpoint_file import fill, verify_open
+from lightning_arrcoc.plugins.manifest import DamagedCheckpointError, Manifest
 
 # Stores that a run can save to. What anyone can serve (http, ftp, github, ...) is not among them.
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hdfs", "webhdfs", "memory")
@@ -89,6 +85,27 @@ def remove(path: str) -> None:
     for name in (place + MARKER, place):
         if store.exists(name):
             store.rm(name, recursive=True)
+
+
+def listed(folder: str) -> list[tuple[int, str]]:
+    """Step and place of each checkpoint of a folder, by its marker; damaged markers are passed."""
+    store, place = _store(folder)
+    found = []
+    for name in store.glob(f"{place.rstrip('/')}/*{MARKER}"):
+        with suppress(ValueError, KeyError, TypeError):
+            step = int(json.loads(store.cat_file(name))["step"])
+            bare = name.rpartition("/")[2].removesuffix(MARKER)
+            found.append((step, f"{folder.rstrip('/')}/{bare}"))
+    return found
+
+
+def rename(path: str, to: str) -> str:
+    """Move an object and take its marker away; its new place."""
+    (store, place), (_, target) = _store(path), _store(to)
+    if store.exists(place + MARKER):
+        store.rm(place + MARKER)
+    store.mv(place, target)
+    return to
 
 
 def _store(path: str) -> tuple[Any, str]:

@@ -19,8 +19,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.strategies import Strategy
 
 from lightning_arrcoc.atomic import sync_folder, write_atomically
-from lightning_arrcoc.plugins.checkpoint_file import SCHEMA, DamagedCheckpointError, damaged, opened
+from lightning_arrcoc.plugins.checkpoint_file import opened
 from lightning_arrcoc.plugins.hashed_stream import digest_on_disk, start_writing_out
+from lightning_arrcoc.plugins.manifest import SCHEMA, DamagedCheckpointError, damaged
 
 MARKER = "checkpoint.manifest.json"
 

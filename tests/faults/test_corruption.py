@@ -12,13 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_arrcoc.callbacks.resuming import find_last_verified
+from lightning_arrcoc.callbacks.last_verified import find_last_verified, set_aside
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
-from lightning_arrcoc.plugins.checkpoint_file import (
-    DamagedCheckpointError,
-    verify,
-    write_checkpoint,
-)
+from lightning_arrcoc.plugins.checkpoint_file import verify, write_checkpoint
+from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 
 
 def names(folder: Path) -> list[str]:
@@ -33,6 +30,11 @@ def load(path: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "no manifest" would be a way out for what is damaged
         return AtomicCheckpointIO().load_checkpoint(path)
+
+
+def resumed(folder: Path) -> Path | None:
+    found = find_last_verified(str(folder), lambda path, why: set_aside(None, path, why))
+    return None if found is None else Path(found)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_resuming_falls_back_past_what_is_damaged_and_says_so(spoil: str, tmp_pa
     newest[900] ^= 1
     (tmp_path / "3.ckpt").write_bytes(newest if spoil == "flip" else newest[:900])
     with pytest.warns(UserWarning, match=r"3\.ckpt is damaged .* renamed to 3\.ckpt\.corrupt"):
-        assert find_last_verified(tmp_path) == tmp_path / "2.ckpt"
+        assert resumed(tmp_path) == tmp_path / "2.ckpt"
     assert names(tmp_path) == ["1.ckpt", "2.ckpt", "3.ckpt.corrupt"]
 
 
@@ -87,7 +89,7 @@ def test_the_latest_step_counts_whatever_the_clock_said(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write_checkpoint(state(step), tmp_path / f"{step}.ckpt")
         os.utime(tmp_path / f"{step}.ckpt", (10_000 - step, 10_000 - step))
-    assert find_last_verified(tmp_path) == tmp_path / "3.ckpt"
+    assert resumed(tmp_path) == tmp_path / "3.ckpt"
 
 
 def test_a_manifest_of_another_file_vouches_for_nothing(tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_a_pipe_is_no_checkpoint_and_keeps_nobody_waiting(tmp_path: Path) -> Non
     with pytest.raises(DamagedCheckpointError, match="no regular file"):
         load(tmp_path / "a.ckpt")
     write_checkpoint(state(1), tmp_path / "b.ckpt")
-    assert find_last_verified(tmp_path) == tmp_path / "b.ckpt"
+    assert resumed(tmp_path) == tmp_path / "b.ckpt"
 
 
 @pytest.mark.parametrize("name", ["a\0.ckpt", "missing.ckpt", "folder/missing.ckpt"])

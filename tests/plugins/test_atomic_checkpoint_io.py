@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from lightning_arrcoc.plugins import AtomicCheckpointIO, atomic_checkpoint_io
-from lightning_arrcoc.plugins.checkpoint_file import DamagedCheckpointError, verify
+from lightning_arrcoc.plugins.checkpoint_file import verify
+from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 
 
 def state(step: int) -> dict[str, Any]:

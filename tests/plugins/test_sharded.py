@@ -14,9 +14,9 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_arrcoc.callbacks import AtomicCheckpoint
-from lightning_arrcoc.callbacks.resuming import find_last_verified
+from lightning_arrcoc.callbacks.last_verified import find_last_verified
 from lightning_arrcoc.plugins import sharded
-from lightning_arrcoc.plugins.checkpoint_file import DamagedCheckpointError
+from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 
 
 def folder(place: Path, name: str = "a.ckpt") -> Path:
@@ -70,7 +70,7 @@ def test_unfinished_folders_of_ours_are_swept_and_never_resumed(tmp_path: Path) 
     done, stock, broken = (folder(tmp_path, f"{name}.ckpt") for name in ("done", "stock", "broken"))
     sharded.commit(done, 1)
     sharded.begin(broken)
-    assert find_last_verified(tmp_path) == done
+    assert find_last_verified(str(tmp_path)) == str(done)
     assert sharded.sweep_uncommitted(tmp_path) == [broken]
     assert sorted(path.name for path in tmp_path.iterdir()) == [done.name, stock.name]
 
