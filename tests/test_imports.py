@@ -14,7 +14,7 @@ import lightning_arrcoc
 PACKAGE = Path(lightning_arrcoc.__file__).parent
 ALONE = ("callbacks", "plugins", "loggers")
 # Events, plain file handling, and comparing architectures.
-SHARED = tuple(f"lightning_arrcoc.{name}" for name in ("events", "atomic", "architecture"))
+SHARED = tuple(f"lightning_arrcoc.{name}" for name in ("events", "atomic", "architecture", "lightning_arrcoc.provenance")
 
 
 def imports(file: Path) -> set[str]:
@@ -34,7 +34,7 @@ def files(folder: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("folder", ALONE)
-def test_drop_ins_import_nothing_of_ours_but_events_and_files(folder: str) -> None:
+def test_drop_ins_import_nothing_of_ours_but_events_files_and_provenance(folder: str) -> None:
     for file in files(folder):
         ours = {
             name
