@@ -13,8 +13,10 @@ import lightning_arrcoc
 
 PACKAGE = Path(lightning_arrcoc.__file__).parent
 ALONE = ("callbacks", "plugins", "loggers")
-# Events, plain file handling, and comparing architectures.
-SHARED = tuple(f"lightning_arrcoc.{name}" for name in ("events", "atomic", "architecture", "lightning_arrcoc.provenance")
+# Events, plain file handling, comparing architectures, and where a run comes from.
+SHARED = tuple(
+    f"lightning_arrcoc.{name}" for name in ("events", "atomic", "architecture", "provenance")
+)
 
 
 def imports(file: Path) -> set[str]:
