@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -137,6 +138,27 @@ def test_ablations_are_measured_by_family_and_against_the_whole(
     assert "read off - whole" in printed
     assert (short_run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before, "trained anew"
     assert (runs / "whole" / "0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_what_was_measured_of_a_run_is_not_measured_again(
+    ablations: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    monkeypatch.setattr(ablations, "load", lambda path: path)
+    new: list[Any] = []
+
+    def measured(model: Path, samples: list[Any], batch: int, players: list[Any]) -> Any:
+        new.append([player[:2] for player in players])
+        answers = {"colour": [1.0], "place": [0.0], "comparison": [1.0], "seconds": [0.1]}
+        return {player[:2]: defaultdict(list, answers) for player in players}
+
+    monkeypatch.setattr(ablations, "measure", measured)
+    some = [("whole", 0.25, None), ("whole", 0.1, None)]
+    first = ablations.asked(checkpoint, [1, 2], 1, some[:1])
+    assert ablations.asked(checkpoint, [1, 2], 1, some)["whole", 0.25] == first["whole", 0.25]
+    assert new == [[("whole", 0.25)], [("whole", 0.1)]]
+    ablations.asked(checkpoint, [1, 2, 3], 1, some)
+    assert new[2] == [("whole", 0.25), ("whole", 0.1)], "other questions"
 
 
 def test_a_model_is_loaded_as_it_was_trained(measuring: ModuleType, short_run: Path) -> None:
