@@ -121,7 +121,8 @@ def asked(
     """What was measured of a checkpoint lies beside it, and is not measured again."""
     kept = checkpoint.with_suffix(f".{len(samples)}.json")
     words = {(name, budget): f"{name} {budget}" for name, budget, _ in players}
-    known = json.loads(kept.read_text()) if kept.exists() else {}
+    up_to_date = kept.exists() and kept.stat().st_mtime >= checkpoint.stat().st_mtime
+    known = json.loads(kept.read_text()) if up_to_date else {}
     new = [player for player in players if words[player[:2]] not in known]
     if new:
         for key, answers in measure(load(checkpoint), samples, batch, new).items():

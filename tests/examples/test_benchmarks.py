@@ -144,6 +144,7 @@ def test_what_was_measured_of_a_run_is_not_measured_again(
     ablations: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
     monkeypatch.setattr(ablations, "load", lambda path: path)
     new: list[Any] = []
 
@@ -159,6 +160,9 @@ def test_what_was_measured_of_a_run_is_not_measured_again(
     assert new == [[("whole", 0.25)], [("whole", 0.1)]]
     ablations.asked(checkpoint, [1, 2, 3], 1, some)
     assert new[2] == [("whole", 0.25), ("whole", 0.1)], "other questions"
+    os.utime(checkpoint, (2e9, 2e9))
+    ablations.asked(checkpoint, [1, 2], 1, some[:1])
+    assert new[3] == [("whole", 0.25)], "trained anew"
 
 
 def test_a_model_is_loaded_as_it_was_trained(measuring: ModuleType, short_run: Path) -> None:
