@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 MOST_BYTES = 256 * 2**20  # chosen by us: 64 million pixels of 32 bits, not compressed
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 LOCAL = ("file", "local")  # as URLs these would lead around the rules for paths
 
 
@@ -59,6 +61,8 @@ class PictureFolder:
             raise ValueError(f"{name!r} is no name of a picture.")
         if "://" in name:
             protocol = protocol_of(name)
+            if protocol in LOCAL:
+                raise ValueError(f"{shown(name)!r} is a URL; name local pictures by their path.")
             if protocol not in self.protocols:
                 raise ValueError(
                     f"{shown(name)!r} is a URL, and none of this kind is opened unless it is "
@@ -99,7 +103,9 @@ def read_file(path: str | Path, *, shown_as: str | None = None) -> bytes:
         with os.fdopen(os.open(path, flags), "rb") as file:
             _refuse_others(os.fstat(file.fileno()).st_mode, name)
             return _no_more_than_allowed(file.read(MOST_BYTES + 1), name)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         raise FileNotFoundError(missing) from error
 
 

@@ -107,13 +107,21 @@ class Questions(Dataset[Sample], ABC):
             return self._sample(row)
         except FAULTS as error:
             raise self._blame(row, error) from error
+        except OSError as error:
+            raise self._named(row, error) from error
 
     def judge(self, row: int) -> str | None:
-        """What is wrong with a row, found by opening all of it; None where nothing is."""
+        """What is wrong with a row, found by opening all of it; None where nothing is.
+
+        Raises:
+            OSError: it could not be read, which is no fault of its own.
+        """
         try:
             self._sample(row)
         except FAULTS as error:
             return str(error)
+        except OSError as error:
+            raise self._named(row, error) from error
         return None
 
     def leave_out(self, bad: Mapping[int, str]) -> None:
@@ -168,6 +176,10 @@ class Questions(Dataset[Sample], ABC):
             f"{file}, line {line}: {error} Mend it, or leave such samples out with "
             "on_bad_sample=skip."
         )
+
+    def _named(self, row: int, error: OSError) -> OSError:
+        file, line = self.where(row)
+        return OSError(f"{file}, line {line}: {error}")
 
     # ------------------------------------------------------------------------------ splitting
 

@@ -121,10 +121,13 @@ def test_what_is_no_fault_of_a_sample_stops_the_search(
         raise OSError("the disk is on fire")
 
     monkeypatch.setattr(source.folder, "read", fail)
-    with pytest.raises(OSError, match="the disk is on fire"):
+    with pytest.raises(OSError, match=r"asked.jsonl, line 1: the disk is on fire"):
         leave_out_bad(source)
-    with pytest.raises(OSError, match="the disk is on fire"):
+    with pytest.raises(OSError, match=r"asked.jsonl, line 1: the disk is on fire"):
         len(source)
+    source.leave_out({})
+    with pytest.raises(OSError, match=r"asked.jsonl, line 3: the disk is on fire"):
+        source[2]
 
 
 def test_an_unknown_policy_is_refused(path: Path) -> None:
@@ -248,4 +251,4 @@ def test_a_process_that_cannot_read_stops_the_others_too(
         except OSError as error:
             print(error)
     """)
-    assert all("PermissionError: not yours" in said for said in printed)
+    assert all("asked.jsonl, line 2: not yours" in said for said in printed)
