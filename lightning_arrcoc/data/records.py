@@ -145,8 +145,8 @@ def _unmarked(text: str, pictures: int) -> str:
     marks = text.count(PLACEHOLDER)
     if marks not in (0, pictures):
         raise ValueError(
-            f"{PLACEHOLDER} stands {marks} times in {text[:60]!r}; expected {pictures} times there: "
-            "in the first question as often as there are pictures, nowhere else."
+            f"{PLACEHOLDER} stands {marks} times in {text[:60]!r}; expected {pictures} times "
+            "there, as there are pictures in the first question and none elsewhere."
         )
     return text.replace(PLACEHOLDER, "")
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.jsonl import JsonlQuestions
 from lightning_arrcoc.data.questions import Skipped
-from lightning_arrcoc.data.skipping import leave_out_bad, write_skipped
+from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.data.skipping import leave_out_bad, unchecked, write_skipped
 from lightning_arrcoc.data.staged import StagedDataset
 
 BAD = {  # line: what is said about it
@@ -103,6 +104,16 @@ def test_nothing_is_opened_twice(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     leave_out_bad(source)
     len(source)
     assert judged == list(range(LINES))
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_source_is_walked_through_without_a_search_ahead(path: Path, staged: bool) -> None:
+    source = JsonlQuestions(path, on_bad_sample="skip")
+    (rows,) = unchecked([StagedDataset([source]) if staged else source])
+    found = [rows[index] for index in range(len(rows))]
+    assert_all_are_listed(tuple(one for one in found if isinstance(one, Skipped)), path)
+    assert [one.turns[0].question for one in found if isinstance(one, Sample)] == GOOD
+    assert not source.is_checked, "who trains on it searches with all processes together"
 
 
 def test_a_source_of_bad_samples_alone_is_an_error(tmp_path: Path) -> None:
