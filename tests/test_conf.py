@@ -115,6 +115,15 @@ def test_what_an_experiment_says_is_what_counts(composed: Compose) -> None:
     assert composed("fit", "experiment=debug", "trainer.max_steps=7").trainer.max_steps == 7
 
 
+@pytest.mark.parametrize("data", GROUPS["data"])
+def test_a_run_to_see_whether_everything_runs_does_so_with_any_data(
+    data: str, composed: Compose
+) -> None:
+    config = composed("fit", "experiment=debug", f"data={data}")
+    check_config(config)
+    assert config.data.batch_size * config.trainer.limit_test_batches == 8
+
+
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_an_experiments_head_says_what_it_asks_costs_and_how_to_run_it(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
