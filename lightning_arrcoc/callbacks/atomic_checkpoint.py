@@ -197,6 +197,7 @@ class AtomicCheckpoint(VerifiedSaving):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._tell_early(trainer)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step, every = trainer.global_step, self.periodic_every_n_steps
         if every and step and step % every == 0 and not _is_trial(trainer):
@@ -207,7 +208,6 @@ class AtomicCheckpoint(VerifiedSaving):
             if trainer.is_global_zero and self._is_local and self._request.exists():
                 self.request_save(REQUEST)
             self._act(trainer, self._requests.agree(failed=self._io(trainer).has_error))
-        self._tell_early(trainer)
 
     def _act(self, trainer: pl.Trainer, agreed: Agreed) -> None:
         if agreed.failed:

@@ -6,26 +6,41 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 SCRIPT = """
-import sys
+import os, sys
 import lightning.pytorch as pl
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning_arrcoc.callbacks import AtomicCheckpoint
+from lightning_arrcoc.plugins import atomic_checkpoint_io
+
+what, rank = sys.argv[2], int(os.environ.get("LOCAL_RANK", 0))
+write = atomic_checkpoint_io.write_checkpoint
+
+
+def broken(*_):
+    raise OSError("no disk")
+
 
 class Act(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if trainer.global_step == 2 and trainer.global_rank == 1:
-            if sys.argv[2] == "ask":
-                trainer.checkpoint_callback.request_save("memory critical")
-            else:
-                raise RuntimeError("rank one's own error")
+        if what == "disk":  # full at every other step
+            full = trainer.global_step % 2
+            atomic_checkpoint_io.write_checkpoint = broken if full else write
+        elif trainer.global_step == 2 and what == f"ask {rank}":
+            trainer.checkpoint_callback.request_save("memory critical")
+        elif trainer.global_step == 2 and what == f"fail {rank}":
+            raise RuntimeError("a rank's own error")
 
+saver = AtomicCheckpoint(
+    sys.argv[1], "{step}", save_top_k=int(what == "disk"), every_n_train_steps=1,
+    on_save_error="warn", max_save_errors=1,
+)
 pl.Trainer(
     max_steps=6, accelerator="cpu", devices=2, strategy="ddp", logger=False, limit_val_batches=0,
-    enable_progress_bar=False, enable_model_summary=False,
-    callbacks=[AtomicCheckpoint(sys.argv[1], save_top_k=0), Act()],
+    enable_progress_bar=False, enable_model_summary=False, callbacks=[saver, Act()],
 ).fit(BoringModel())
 """
 
@@ -39,7 +54,7 @@ def run(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_request_of_one_rank_is_saved_by_all_together(tmp_path: Path) -> None:
-    done = run(tmp_path, "ask")
+    done = run(tmp_path, "ask 1")
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "saved").iterdir()
     saved = torch.load(path, weights_only=True)
@@ -47,7 +62,18 @@ def test_a_request_of_one_rank_is_saved_by_all_together(tmp_path: Path) -> None:
     assert set(saved["lightning_arrcoc"]["rng"]) == {"0", "1"}
 
 
-def test_when_one_rank_fails_its_error_is_shown_and_nobody_waits(tmp_path: Path) -> None:
-    done = run(tmp_path, "fail")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_rank_fails_its_error_is_shown_and_nobody_waits(rank: int, tmp_path: Path) -> None:
+    """Rank zero saves alone, without a collective that the other would never reach."""
+    done = run(tmp_path, f"fail {rank}")
     assert done.returncode != 0
-    assert "rank one's own error" in done.stderr
+    assert "a rank's own error" in done.stderr
+    saved = [path.name for path in (tmp_path / "saved").glob("*")]
+    assert saved == (["emergency-step=2.ckpt"] if rank == 0 else saved)
+
+
+def test_all_ranks_count_failed_saves_alike(tmp_path: Path) -> None:
+    """Three fail, never two in a row, where one in a row is endured."""
+    done = run(tmp_path, "disk")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["step=5.ckpt"]

@@ -6,23 +6,29 @@ import errno
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from lightning_arrcoc.architecture import ArchitectureError
 from lightning_arrcoc.callbacks import AtomicCheckpoint
+from lightning_arrcoc.events import Event
 from lightning_arrcoc.plugins import AtomicCheckpointIO, atomic_checkpoint_io
 from lightning_arrcoc.plugins.checkpoint_file import read_manifest, verify, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:You're resuming from a checkpoint that ended before the epoch ended"
+    "ignore:You're resuming from a checkpoint that ended before the epoch ended",
+    "ignore:The dirpath has changed from",  # it resumes from another folder, as it was told
 )
 
 
@@ -149,6 +155,114 @@ def test_only_unverifiable_checkpoints_are_no_start(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="no checkpoint that can be verified: 0 damaged, 1"):
         fit(tmp_path, AtomicCheckpoint(tmp_path), ckpt_path="last_verified")
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    found = fsspec.filesystem("memory")
+    yield found
+    found.store.clear()
+
+
+@pytest.mark.parametrize("where", ["folder", "store"])
+def test_the_last_verified_one_of_another_folder_may_be_named(
+    where: str, store: Any, tmp_path: Path
+) -> None:
+    other = str(tmp_path / "other") if where == "folder" else "memory://other"
+    fit(tmp_path, AtomicCheckpoint(other, periodic_every_n_steps=2, save_top_k=0))
+    if where == "folder":
+        path = tmp_path / "other" / "periodic-step=6.ckpt"
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path = "/other/periodic-step=6.ckpt"
+        store.pipe_file(path, store.cat_file(path)[:-9])
+    saver = AtomicCheckpoint(tmp_path / "own", periodic_every_n_steps=2, save_top_k=0)
+    with pytest.warns(
+        UserWarning, match=r"damaged .* renamed to periodic-step=6\.ckpt\.corrupt"
+    ):
+        _, model = fit(tmp_path, saver, ckpt_path=f"{other}/last_verified")
+    assert len(model.drawn) == 2  # from step 4 to 6
+    assert names(tmp_path / "own") == ["periodic-step=6.ckpt"]
+
+
+def test_a_folder_that_is_named_must_have_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*nowhere"):
+        fit(tmp_path, AtomicCheckpoint(tmp_path), ckpt_path=tmp_path / "nowhere/last_verified")
+
+
+def test_the_one_it_goes_on_from_is_not_pruned(tmp_path: Path) -> None:
+    saver = {"every_n_train_steps": 2, "enable_version_counter": False}
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "{step}", **saver), steps=2)
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "{step}", **saver), ckpt_path="last_verified")
+    assert names(tmp_path) == ["step=2.ckpt", "step=6.ckpt"]
+
+
+def test_a_damaged_one_that_cannot_be_renamed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path, AtomicCheckpoint(tmp_path, periodic_every_n_steps=3, save_top_k=0))
+    path = tmp_path / "periodic-step=6.ckpt"
+    path.write_bytes(path.read_bytes()[:-9])
+    monkeypatch.setattr(Path, "rename", lambda *_: full_disk())
+    saver = AtomicCheckpoint(tmp_path, periodic_every_n_steps=3, save_top_k=0)
+    with pytest.warns(UserWarning, match="could not be renamed: .*No space left"):
+        _, model = fit(tmp_path, saver, ckpt_path="last_verified")
+    assert len(model.drawn) == 3
+
+
+# ---------------------------------------------------------------------------------------- events
+
+
+class Listening(pl.Callback):
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+
+    def on_event(self, event: Event) -> None:
+        self.heard.append(event)
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_what_became_of_each_save_is_recorded(
+    async_save: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening = Listening()
+    saver = AtomicCheckpoint(
+        tmp_path, periodic_every_n_steps=2, save_top_k=0, on_save_error="warn",
+        async_save=async_save,
+    )  # fmt: skip
+    ask = AtStep(4, lambda trainer: saver.request_save("memory critical"))
+    with pytest.warns(UserWarning, match="No space left"):
+        fit(tmp_path, saver, listening, ask, FullBetween(range(2, 3), monkeypatch))
+    told = [(event.name, event.fields) for event in listening.heard]
+    assert [name for name, _ in told] == [
+        "checkpoint/failed", "checkpoint/saved", "checkpoint/emergency", "checkpoint/saved",
+        "checkpoint/saved",
+    ]  # fmt: skip
+    assert "No space left" in told[0][1]["error"]
+    assert told[2][1] == {"reason": "memory critical"}
+    saved = [fields for name, fields in told if name == "checkpoint/saved"]
+    assert [(one["saved_step"], one["reason"]) for one in saved] == [
+        (4, "periodic"), (5, "memory critical"), (6, "periodic"),
+    ]  # fmt: skip
+    assert {Path(one["path"]).name for one in saved} == set(names(tmp_path))
+
+
+def test_a_bad_end_and_what_is_set_aside_are_recorded(tmp_path: Path) -> None:
+    first, second = Listening(), Listening()
+    with pytest.raises(BrokenError):
+        fit(tmp_path, AtomicCheckpoint(tmp_path, save_top_k=0), first, AtStep(3, fail))
+    assert [event.name for event in first.heard] == ["checkpoint/emergency", "checkpoint/saved"]
+    assert first.heard[0].fields == {"reason": "BrokenError"}
+    path = tmp_path / "emergency-step=3.ckpt"
+    path.write_bytes(path.read_bytes()[:-9])
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(ValueError, match="no checkpoint that can be verified"),
+    ):
+        fit(tmp_path, AtomicCheckpoint(tmp_path), second, ckpt_path="last_verified")
+    (event,) = second.heard
+    assert event.name == "checkpoint/quarantined"
+    assert event.fields["renamed_to"] == f"{path}.corrupt"
 
 
 # ------------------------------------------------------------------------------------ emergencies
@@ -341,6 +455,58 @@ def test_another_architecture_is_refused_with_a_table_before_a_weight_is_touched
     ):
         assert row in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
+
+
+def test_what_a_module_says_may_differ_may(tmp_path: Path) -> None:
+    class Budgeted(Logged):
+        def __init__(self, budget: int) -> None:
+            super().__init__()
+            self.budget = budget
+
+        def architecture(self) -> dict[str, Any]:
+            return {"kind": "small", "may_differ": {"budget": self.budget}}
+
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), model=Budgeted(3))
+    told = torch.load(tmp_path / "a.ckpt", weights_only=True)["lightning_arrcoc"]["architecture"]
+    assert told["own"]["may_differ"] == {"budget": 3}
+    fit(tmp_path, AtomicCheckpoint(), model=Budgeted(5), ckpt_path=tmp_path / "a.ckpt")
+
+
+def test_what_a_checkpoint_does_not_hold_is_not_compared(tmp_path: Path) -> None:
+    """A module may leave out of its checkpoints what is frozen, and build it otherwise."""
+
+    class Frozen(Logged):
+        strict_loading = False
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.frozen = torch.nn.Linear(width, 2).requires_grad_(False)
+            self.register_buffer("passing", torch.zeros(width), persistent=False)
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: weights[name] for name in weights
+                                        if not name.startswith("frozen")}  # fmt: skip
+
+    fit(tmp_path, AtomicCheckpoint(tmp_path, "a"), model=Frozen(3), steps=2)
+    trainer, _ = fit(
+        tmp_path, AtomicCheckpoint(), model=Frozen(5), ckpt_path=tmp_path / "a.ckpt", steps=3
+    )
+    assert trainer.global_step == 3
+
+
+def test_a_stock_checkpoint_of_other_shapes_is_refused_before_a_weight_is_touched(
+    tmp_path: Path,
+) -> None:
+    fit(tmp_path, ModelCheckpoint(tmp_path, "a"), model=Textured(["red", "green"]))
+    other = Textured(["red"])
+    before = other.layer.weight.detach().clone()
+    with (
+        pytest.warns(UserWarning, match="has no manifest"),
+        pytest.raises(ArchitectureError, match=r"extra\.weight +\[2, 32\] +\[1, 32\]"),
+    ):
+        fit(tmp_path, AtomicCheckpoint(), model=other, ckpt_path=tmp_path / "a.ckpt")
+    assert torch.equal(other.layer.weight, before)
 
 
 def test_what_fits_is_loaded_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,22 +49,32 @@ def test_a_flipped_bit_is_found_wherever_it_is(content: bytes, tmp_path: Path) -
     dice = random.Random(0)
     end = range(len(content) - 700, len(content))  # last record and manifest
     places = [dice.randrange(len(content)) for _ in range(400)] + dice.sample(end, 100)
+    write_checkpoint(state(6), tmp_path / "older.ckpt")
     for place in places:
         changed = bytearray(content)
         changed[place] ^= 1 << dice.randrange(8)
         (tmp_path / "a.ckpt").write_bytes(changed)
-        with pytest.raises(DamagedCheckpointError, match="is damaged"):
-            load(tmp_path / "a.ckpt")
+        assert_passed_over(tmp_path)
+
+
+def assert_passed_over(folder: Path) -> None:
+    """The newer one is no longer taken for a checkpoint, and the older one is resumed from."""
+    with pytest.raises(DamagedCheckpointError, match="is damaged"):
+        load(folder / "a.ckpt")
+    with pytest.warns(UserWarning, match="was renamed to"):
+        assert resumed(folder) == folder / "older.ckpt"
+    (folder / "a.ckpt.corrupt").unlink()
+    assert names(folder) == ["older.ckpt"]
 
 
 def test_a_cut_file_is_found_wherever_it_ends(content: bytes, tmp_path: Path) -> None:
     dice = random.Random(0)
     lengths = [0, 1, 22, len(content) - 1, content.rindex(b"PK\x05\x06") + 22]
     lengths += [dice.randrange(len(content)) for _ in range(500 - len(lengths))]
+    write_checkpoint(state(6), tmp_path / "older.ckpt")
     for length in lengths:
         (tmp_path / "a.ckpt").write_bytes(content[:length])
-        with pytest.raises(DamagedCheckpointError, match="is damaged"):
-            load(tmp_path / "a.ckpt")
+        assert_passed_over(tmp_path)
 
 
 def test_something_behind_the_end_is_found(content: bytes, tmp_path: Path) -> None:

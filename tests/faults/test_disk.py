@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import runpy
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ import torch
 
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 from lightning_arrcoc.plugins.checkpoint_file import verify
+
+SAVERS = runpy.run_path(str(Path(__file__).parent / "savers.py"))["SAVERS"]
 
 
 def names(folder: Path) -> list[str]:
@@ -177,18 +181,17 @@ def test_two_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.ckpt"]
 
 
-def test_the_order_is_write_sync_verify_rename_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a power cut would show, where no file system can be mounted."""
+def calls_of(saver: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a saver asks of the system, and where; repetitions left out."""
     done: list[str] = []
     real = {name: getattr(os, name) for name in ("fsync", "write", "preadv")}
     replace = Path.replace
 
     def watch(name: str) -> Any:
         def watched(descriptor: int, *rest: Any) -> Any:
-            regular = os.fstat(descriptor).st_mode & 0o170000 == 0o100000
-            done.append(name if regular else f"{name} folder")
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            there = Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(folder)
+            done.append(f"{name}{'' if regular else ' folder'}{'' if there else ' elsewhere'}")
             return real[name](descriptor, *rest)
 
         return watched
@@ -197,10 +200,31 @@ def test_the_order_is_write_sync_verify_rename_sync(
         done.append("replace")
         return replace(self, target)
 
-    for name in real:
-        monkeypatch.setattr(os, name, watch(name))
-    monkeypatch.setattr(Path, "replace", watched_replace)
-    save(1, tmp_path / "a.ckpt")
-    monkeypatch.undo()
-    kinds = [one for place, one in enumerate(done) if not place or done[place - 1] != one]
-    assert kinds == ["write", "fsync", "preadv", "replace", "fsync folder"]
+    with monkeypatch.context() as patched:
+        for name in real:
+            patched.setattr(os, name, watch(name))
+        patched.setattr(Path, "replace", watched_replace)
+        SAVERS[saver](1, folder / "a.ckpt")
+    return [one for place, one in enumerate(done) if not place or done[place - 1] != one]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+SAFE = ["write", "fsync", "preadv", "replace", "fsync folder"]
+
+
+@needs_proc
+def test_the_order_is_write_sync_verify_rename_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut would show, where no file system can be mounted."""
+    assert calls_of("ours", tmp_path, monkeypatch) == SAFE
+
+
+@needs_proc
+@pytest.mark.parametrize("mutant", ["without_fsync", "by_tmpdir"])
+def test_mutants_have_another_order(
+    mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative controls: the test above can fail."""
+    (tmp_path / "saved").mkdir()
+    assert calls_of(mutant, tmp_path / "saved", monkeypatch) != SAFE
