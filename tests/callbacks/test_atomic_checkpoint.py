@@ -177,9 +177,7 @@ def test_the_last_verified_one_of_another_folder_may_be_named(
         path = "/other/periodic-step=6.ckpt"
         store.pipe_file(path, store.cat_file(path)[:-9])
     saver = AtomicCheckpoint(tmp_path / "own", periodic_every_n_steps=2, save_top_k=0)
-    with pytest.warns(
-        UserWarning, match=r"damaged .* renamed to periodic-step=6\.ckpt\.corrupt"
-    ):
+    with pytest.warns(UserWarning, match=r"damaged .* renamed to periodic-step=6\.ckpt\.corrupt"):
         _, model = fit(tmp_path, saver, ckpt_path=f"{other}/last_verified")
     assert len(model.drawn) == 2  # from step 4 to 6
     assert names(tmp_path / "own") == ["periodic-step=6.ckpt"]
