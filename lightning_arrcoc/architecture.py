@@ -62,8 +62,9 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[list[
             for name in {**before, **after}
             if before.get(name) != after.get(name)
         ]
-    if rows and saved.get("class", here["class"]) != here["class"]:
-        rows.insert(0, ["class", str(saved["class"]), str(here["class"])])
+    classes = [str(told["class"]) for told in (saved, here) if "class" in told]
+    if rows and len(set(classes)) == 2:
+        rows.insert(0, ["class", *classes])
     return rows
 
 

@@ -123,7 +123,10 @@ def _guarded(command: str, config: Any) -> int:
         if config.get("debug") or not _is_mendable(error):
             raise
         _forget_empty_run()
-        return _fail(_one_line(error))
+        from lightning_arrcoc.architecture import ArchitectureError
+
+        # A table stays one: what differs is many things at once.
+        return _fail(str(error) if isinstance(error, ArchitectureError) else _one_line(error))
 
 
 def _is_mendable(error: Exception) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
+from lightning_arrcoc.architecture import ArchitectureError
+from lightning_arrcoc.callbacks import AtomicCheckpoint
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.module import rate_factor
 from lightning_arrcoc.objectives import SoftGates
+from lightning_arrcoc.relevance.realizer import build_realizer
+from lightning_arrcoc.relevance.textures import TextureGenerator
 
 
 @pytest.fixture
@@ -236,6 +242,89 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     with pytest.raises(ValueError, match=r"\(256, 13\) in the checkpoint, \(99, 13\) here"):
         trainer(tmp_path).test(module, data, ckpt_path=checkpoint, weights_only=True)
     assert changed(module.model.arr_coc, before) == set()
+
+
+def with_channels(folder: Path, channels: Any, **options: Any) -> ArrCocModule:
+    torch.manual_seed(0)
+    arr_coc = partial(build_realizer, texture=TextureGenerator(channels))
+    return ArrCocModule(ArrCocQwen3VL.from_pretrained(str(folder), arr_coc=arr_coc, **options))
+
+
+def stamped_run(module: ArrCocModule, data: VqaDataModule, folder: Path) -> Path:
+    saver = AtomicCheckpoint(folder, "a", every_n_train_steps=1)
+    trainer(folder, max_steps=1, limit_val_batches=0, callbacks=[saver]).fit(module, data)
+    return folder / "a.ckpt"
+
+
+@pytest.mark.parametrize("how", ["fit", "test", "start_from"])
+def test_a_checkpoint_of_other_channels_is_refused_by_their_names(
+    how: str, data: VqaDataModule, backbone_folder: Path, tmp_path: Path
+) -> None:
+    """As many of them, so no shape tells."""
+    saved = with_channels(backbone_folder, ["red", "green", "edge_x"])
+    checkpoint = stamped_run(saved, data, tmp_path)
+    other = with_channels(backbone_folder, ["red", "blue", "edge_x"])
+    before = weights(other.model.arr_coc)
+    saver = AtomicCheckpoint(tmp_path / "b", every_n_train_steps=1)
+    loads: dict[str, Callable[[], Any]] = {
+        "start_from": lambda: other.start_from(torch.load(checkpoint, weights_only=True)),
+        "test": lambda: trainer(tmp_path).test(other, data, ckpt_path=checkpoint),
+        "fit": lambda: trainer(tmp_path, callbacks=[saver]).fit(other, data, ckpt_path=checkpoint),
+    }
+    with pytest.raises(ArchitectureError, match="nothing was loaded") as caught:
+        loads[how]()
+    for row in (
+        "texture.channels.green  1           absent\n",
+        "texture.channels.blue   absent      1\n",
+    ):
+        assert row in str(caught.value)
+    assert changed(other.model.arr_coc, before) == set()
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")
+def test_a_checkpoint_serves_every_budget(
+    data: VqaDataModule, backbone_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = stamped_run(with_channels(backbone_folder, "core", budget=0.25), data, tmp_path)
+    other = with_channels(backbone_folder, "core", budget=9)
+    callbacks = [AtomicCheckpoint(tmp_path / "b", "a", every_n_train_steps=1)]
+    run = trainer(tmp_path, max_steps=2, limit_val_batches=0, callbacks=callbacks)
+    run.fit(other, data, ckpt_path=checkpoint)
+    assert run.global_step == 2
+    stamps = torch.load(tmp_path / "b" / "a.ckpt", weights_only=True)["lightning_arrcoc"]
+    assert stamps["architecture"]["own"]["may_differ"] == {"num_positions": 9}
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")
+def test_what_fits_of_other_channels_is_loaded_when_asked(
+    data: VqaDataModule, backbone_folder: Path, tmp_path: Path
+) -> None:
+    saved = with_channels(backbone_folder, "core")
+    checkpoint = stamped_run(saved, data, tmp_path)
+    other = with_channels(backbone_folder, ["red", "green", "edge_x"])
+    before = weights(other.model.arr_coc)
+    callbacks = [AtomicCheckpoint(tmp_path / "b", partial="report", every_n_train_steps=1)]
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=callbacks)
+    seen: list[Any] = []
+    run.callbacks.append(pl.callbacks.LambdaCallback(  # type: ignore[attr-defined]
+        on_train_start=lambda *_: seen.append(weights(other.model.arr_coc))))  # fmt: skip
+    run.fit(other, data, ckpt_path=checkpoint)
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert torch.equal(seen[0]["null_query"], trained["arr_coc.null_query"])
+    first = "knowing.info_scorer.residual.0.weight"
+    assert torch.equal(seen[0][first], before[first]), "of other channels"
+
+
+def test_textures_of_ones_own_need_no_table_of_channels(
+    module: ArrCocModule, backbone_folder: Path
+) -> None:
+    module.model.arr_coc.texture = torch.nn.Identity()
+    assert module.architecture()["texture"] == {"out_channels": None, "channels": []}
+
+
+def test_a_backbone_in_training_does_not_care_about_channels(backbone_folder: Path) -> None:
+    model = ArrCocQwen3VL.from_pretrained(str(backbone_folder))
+    assert ArrCocModule(model, trains="backbone").architecture() == {"trains": "backbone"}
 
 
 def test_two_tests_in_a_row_do_not_add_up(
