@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,9 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores, and so do theirs
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to its background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or Ctrl-C would reach no test
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
