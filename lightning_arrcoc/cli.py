@@ -144,6 +144,10 @@ def _is_mendable(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
+    from omegaconf.errors import MissingMandatoryValue
+
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value. Give it one: {error.full_key}=..."
     text = str(error)
     if "Original Traceback" in text:  # from a worker of a loader: what it raised comes last
         text = text.rstrip().splitlines()[-1].partition(": ")[2]

@@ -248,6 +248,7 @@ def test_a_cache_that_fit_cannot_read_is_one_line(run: Run, tmp_path: Path) -> N
         (("workers=-1",), "workers=-1; expected 0 or more"),
         (("workers=some",), "expected int"),
         (("model.backbone=nowhere/at/all",), "No backbone"),
+        (("data.val.split=???",), "data.val.split has no value. Give it one: data.val.split=..."),
         (("rebuild=perhaps",), "expected bool"),
     ],
 )
