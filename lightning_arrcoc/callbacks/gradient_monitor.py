@@ -18,10 +18,11 @@ from lightning_arrcoc.callbacks.gradients.watched_run import WatchedRun
 class GradientMonitor(pl.Callback):
     """Observes gradients before every step; with a policy it withholds bad steps or stops the run.
 
-    Norms are taken before clipping, once for each step of an optimizer, whatever it accumulates, and
-    without the scale of a GradScaler. Nothing waits for the device: numbers are logged a step after
-    theirs, and a run that stops does so a step late. Only an optimizer that is not fused has to be
-    asked before its step where a policy acts, which is one wait a step on a GPU.
+    Norms are taken before clipping, once for each step of an optimizer, whatever it accumulates,
+    and without the scale of a GradScaler. Nothing waits for the device: numbers are known a step
+    after theirs and logged at every `log_every_n_steps`, and a run that stops does so a step late.
+    Only an optimizer that is not fused has to be asked before its step where a policy acts, which
+    is one wait a step on a GPU.
 
     =========================  ==================================================================
     logged                     what
@@ -38,24 +39,25 @@ class GradientMonitor(pl.Callback):
 
     With several optimizers each has its own ``grad/optimizer_<number>/...``.
 
-    Under DDP gradients agree, and so do all decisions; the loss does not, so that acting on it costs
-    a sum of one number a step. Under FSDP and `ModelParallelStrategy` there is one sum, which loss
-    and norms share. DeepSpeed tells its norm after the step: it is logged and can stop the run, but
-    nothing is skipped. A GradScaler skips by itself what is not finite; beside a fused optimizer it
-    alone can, so that spikes are only logged there. LBFGS, XLA and strategies that are not known are
-    left alone, with a warning; gradients that ranks keep apart (local SGD) are not noticed.
+    Under DDP gradients agree, and so do all decisions; the loss does not, so that acting on it
+    costs a sum of one number a step. Under FSDP and `ModelParallelStrategy` there is one sum, which
+    loss and norms share. DeepSpeed tells its norm after the step: it is logged and can stop the
+    run, but nothing is skipped. A GradScaler skips by itself what is not finite; beside a fused
+    optimizer it alone can, so that spikes are only logged there. LBFGS, XLA and strategies that are
+    not known are left alone, with a warning; gradients that ranks keep apart (local SGD) are not
+    noticed.
 
     In manual optimization losses are not judged, since several may belong to several optimizers. A
     skipped step still counts in `trainer.global_step` and for schedulers.
 
     Args:
-        policy: what follows on a step that is not finite: ``log`` alone, ``skip`` it, or skip it and
-            ``stop``. A single overflow that a GradScaler skips is its way to a scale and stops
+        policy: what follows on a step that is not finite: ``log`` alone, ``skip`` it, or skip it
+            and ``stop``. A single overflow that a GradScaler skips is its way to a scale and stops
             nothing.
         spike_policy: the same for spikes; None is as `policy`.
         patience: skipped steps in a row after which the run stops.
-        sigma: standard deviations above the mean of the last steps from which on a loss or a norm is
-            a spike.
+        sigma: standard deviations above the mean of the last steps from which on a loss or a norm
+            is a spike.
         window: how many last steps that are.
         warmup: steps that are learnt from before any is judged; None is `window`. Name as many as
             the learning rate warms up.
@@ -97,12 +99,13 @@ class GradientMonitor(pl.Callback):
         self._run: WatchedRun | None = None
         self._state: dict[str, Any] = {}  # of a run that has not begun, or is over
 
+        # Lightning's helper for exactly this, private by name, as its own callbacks use it. A run
+        # may go on with another policy. Made once: Lightning asks for it before every hook.
+        self._key = self._generate_state_key(groups=self.settings.groups, window=window)
+
     @property
     def state_key(self) -> str:
-        # Lightning's helper for exactly this, private by name, as its own callbacks use it. A run
-        # may go on with another policy.
-        groups, window = self.settings.groups, self.settings.window
-        return self._generate_state_key(groups=groups, window=window)
+        return self._key
 
     @property
     def stop_reason(self) -> str:

@@ -43,12 +43,13 @@ class Consequences(NamedTuple):
 
     def bad(self, verdict: Verdict, way: Way, scaled: bool) -> Tensor:
         """Whether this step is withheld, a flag on the device."""
-        bad = torch.zeros_like(verdict.nonfinite)
-        if self.policy != "log" or scaled:  # a GradScaler does by itself
-            bad = bad | verdict.nonfinite
+        # A GradScaler withholds by itself what is not finite.
+        found = [verdict.nonfinite] if self.policy != "log" or scaled else []
         if self.spike_policy != "log" and way != "scaler":
-            bad = bad | verdict.is_spike
-        return bad
+            found.append(verdict.judged.spike.any())
+        if not found:
+            return torch.zeros_like(verdict.nonfinite)
+        return found[0] if len(found) == 1 else found[0] | found[1]
 
     def withhold(self, optimizer: Optimizer, bad: Tensor, way: Way) -> None:
         """Keep the optimizer from a bad step."""
@@ -59,11 +60,12 @@ class Consequences(NamedTuple):
             take_gradients(optimizer)
 
     def follow(
-        self, trainer: pl.Trainer, ledger: Ledger, reading: Reading, beside: Beside, scaled: bool
-    ) -> str:
+        self, trainer: pl.Trainer, ledger: Ledger, reading: Reading, beside: Beside, scaled: bool,
+        clip_value: float | None,
+    ) -> str:  # fmt: skip
         """Count a step in, tell of it, and stop the run if that is asked; the reason if so."""
         step = beside.step
-        episode = ledger.add(reading)
+        episode = ledger.add(reading, clip_value)
         overflow = scaled and math.isfinite(reading.loss)
         if reading.nonfinite and ledger.nonfinite_in_a_row == 1 and not overflow:
             tell_nonfinite(

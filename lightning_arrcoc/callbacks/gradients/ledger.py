@@ -26,24 +26,23 @@ class Reading(NamedTuple):
 
     Attributes:
         norm, loss: of this step; loss NaN where it is not judged.
-        median: of the norms before it.
-        norm_limit, loss_limit: above them is a spike.
+        norm_median, loss_median: of those before it.
+        norm_limit, loss_limit: above them is a spike; NaN where none is judged.
         nonfinite, norm_spike, loss_spike: what was found.
         withheld: whether the optimizer was kept from this step.
-        clipped: whether the norm is above the Trainer's limit.
         moved, weights: sums of squares of the update before and of the weights, NaN mostly.
     """
 
     norm: float
     loss: float
-    median: float
+    norm_median: float
+    loss_median: float
     norm_limit: float
     loss_limit: float
     nonfinite: float
     norm_spike: float
     loss_spike: float
     withheld: float
-    clipped: float
     moved: float
     weights: float
 
@@ -68,7 +67,7 @@ class Ledger:
         self.clipped: deque[bool] = deque(maxlen=window)
         self.update_ratio: float | None = None
 
-    def add(self, reading: Reading) -> Episode:
+    def add(self, reading: Reading, clip_value: float | None) -> Episode:
         """Count a step in; the episode that begins with it, if one does."""
         self.steps += 1
         self.nonfinite += bool(reading.nonfinite)
@@ -77,13 +76,14 @@ class Ledger:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if reading.withheld else 0
         self.nonfinite_in_a_row = self.nonfinite_in_a_row + 1 if reading.nonfinite else 0
         self.spikes_in_a_row = self.spikes_in_a_row + 1 if reading.is_spike else 0
-        self.clipped.append(bool(reading.clipped))
+        if clip_value is not None:
+            self.clipped.append(reading.norm > clip_value)
         if reading.weights > 0:
             self.update_ratio = (reading.moved / reading.weights) ** 0.5
         before, self.episode = self.episode, self._judge(reading)
         return self.episode if self.episode != before else ""
 
-    def metrics(self, reading: Reading, has_clipping: bool) -> dict[str, float]:
+    def metrics(self, reading: Reading) -> dict[str, float]:
         """What is logged of a step, without the area."""
         found = {
             "norm": reading.norm,
@@ -91,7 +91,7 @@ class Ledger:
             "skipped_steps": float(self.skipped),
             "spikes": float(self.spikes),
         }
-        if has_clipping:
+        if self.clipped:
             found["clip_fraction"] = sum(self.clipped) / len(self.clipped)
         if self.update_ratio is not None:
             found["update_ratio"] = self.update_ratio
@@ -100,9 +100,9 @@ class Ledger:
     def _judge(self, reading: Reading) -> Episode:
         if reading.nonfinite or self.steps <= self.warmup:
             return self.episode
-        if reading.norm > EXPLODING * reading.median:
+        if reading.norm > EXPLODING * reading.norm_median:
             return "exploding"
-        return "vanishing" if reading.norm < VANISHING * reading.median else ""
+        return "vanishing" if reading.norm < VANISHING * reading.norm_median else ""
 
     def state_dict(self) -> dict[str, Any]:
         return {**vars(self), "clipped": list(self.clipped)}

@@ -85,6 +85,7 @@ class GradientNorms:
         self._layout: _Layout | None = None
         self.device = local(self.parameters[0].detach()).device
         self.wide = wide(self.device)
+        self._no_extra = torch.zeros(0, dtype=self.wide, device=self.device)
 
     @torch.no_grad()
     def measure(self, extra: Tensor | None = None) -> Measured | None:
@@ -103,23 +104,24 @@ class GradientNorms:
         found: list[Tensor] = []
         for call in layout.calls:
             found += norms_of([_piece([gradients[i] for i in piece]) for piece in call])
-        device = layout.groups.device
-        if any(norm.device != device for norm in found):
-            found = [norm.to(device, non_blocking=True) for norm in found]
-        each = torch.stack(found) if found else torch.zeros(0, device=device)
+        if len(layout.calls) > 1:  # several devices or types
+            found = [norm.to(self.device, self.wide, non_blocking=True) for norm in found]
+        each = torch.stack(found) if found else self._no_extra
         # Squares of fp32 numbers fit into float64, which Apple's devices lack.
-        squares = each.to(wide(device)).square()
+        squares = each.to(self.wide).square_()
         if layout.weights is not None:
-            squares = squares * layout.weights
-        # The last group is that of the ungrouped. Adding by index may differ in its last bit from
-        # process to process on a GPU; a sum does not, and what is decided on is the sum.
+            squares *= layout.weights
+        # Adding by index may differ in its last bit from process to process on a GPU; a sum does
+        # not, and what is decided on is the sum. The last group is that of the ungrouped.
         sums = squares.new_zeros(len(self.group_names) + 1).index_add_(0, layout.groups, squares)
-        handed = squares.new_zeros(0) if extra is None else extra
-        message = torch.cat([squares.sum().reshape(1), sums[:-1], handed])
+        total, groups = squares.sum(), sums[:-1]
+        handed = self._no_extra if extra is None else extra
         if self.copies is not None:
+            message = torch.cat([total.reshape(1), groups, handed])
             dist.all_reduce(message)
-        count = len(self.group_names) + 1
-        return Measured(message[0].sqrt(), message[1:count].sqrt(), each, message[count:])
+            total, groups, handed = message.tensor_split([1, len(sums)])
+            total = total.squeeze(0)
+        return Measured(total.sqrt(), groups.sqrt(), each, handed)
 
     def nonfinite_names(self, each: Tensor) -> list[str]:
         """Parameters whose gradients are not finite, from `Measured.each`; waits for the device.
@@ -162,7 +164,7 @@ class GradientNorms:
             piece.append(index)
             filling[place] = (piece, numbers + values.numel())
         flat = [piece for pieces in calls.values() for piece in pieces]
-        device = next(iter(calls))[0] if calls else local(self.parameters[0]).device
+        device = self.device
         weights = None
         if self.copies is not None:
             numbers_ = [self._weight(piece[0]) for piece in flat]
@@ -200,6 +202,7 @@ def named_parameters(module: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Of all its groups, in order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lightning_arrcoc.callbacks.gradients.untouched import untouched
 
 NOT_FOUND = (
-    "Every module's output is finite when the batch is run once more, and so is the loss: it arises "
-    "in the backward pass (a square root at 0, a norm of 0, an overflow)."
+    "Every module's output is finite when the batch is run once more, and so is the loss: it "
+    "arises in the backward pass (a square root at 0, a norm of 0, an overflow)."
 )
 
 
@@ -47,9 +47,9 @@ def find_first_nonfinite(
 ) -> str:
     """Run a step's batches forward once more and say where it begins.
 
-    Nothing of it stays: random numbers, buffers, metrics and logs are as they were. Compiled modules
-    run uncompiled meanwhile, or hooks were not seen. The module's own `training_step` is called
-    without DDP around it; what that does among processes, all of them have to do alike.
+    Nothing of it stays: random numbers, buffers, metrics and logs are as they were. Compiled
+    modules run uncompiled meanwhile, or hooks were not seen. The module's own `training_step` is
+    called without DDP around it; what that does among processes, all of them have to do alike.
     """
     for batch, index in batches:
         if not is_finite(batch):

@@ -17,8 +17,8 @@ class Judged(NamedTuple):
 
     Attributes:
         spike: whether the value is beyond the limit.
-        limit: what it was compared with; infinite while there is too little to compare with.
-        median: of the values before, NaN without any.
+        limit: what it was compared with; NaN while there is too little to compare with.
+        median: of the values before, NaN as well.
     """
 
     spike: Tensor
@@ -34,49 +34,40 @@ class SpikeWindow:
 
     Args:
         curves: how many.
-        window: values of each that are remembered.
+        window: values of each that are remembered; nothing is judged before they are full.
         sigma: standard deviations above the mean that are no spike yet.
-        warmup: values of a curve that are learnt from before any is judged.
+        warmup: values of a curve that are learnt from before any is judged, where that is longer.
     """
 
-    def __init__(self, curves: int, window: int, sigma: float, warmup: int) -> None:
+    def __init__(self, curves: int, window: int, sigma: float, warmup: int = 0) -> None:
         self.sigma, self.warmup = sigma, warmup
         self.values = torch.full((curves, window), torch.nan)
         self.seen = torch.zeros(curves, dtype=torch.int64)
 
     @torch.no_grad()
-    def judge(self, values: Tensor) -> Judged:
+    def judge(self, value: Tensor) -> Judged:
         """Judge one value of each curve ``(curves,)`` and remember the finite ones."""
-        self._to(values.device)
-        value = values.float()
-        mean = self.values.nanmean(1)
-        spread = (self.values - mean[:, None]).square().nanmean(1).sqrt()
-        limit = mean + self.sigma * torch.maximum(spread, LEAST_SPREAD * mean.abs())
-        limit = torch.where(self.seen >= self.warmup, limit, torch.inf)
+        self._to(value.device)
+        value = value.float()
+        variance, mean = torch.var_mean(self.values, 1, correction=0)
+        limit = (
+            torch.maximum(variance.sqrt(), mean.abs() * LEAST_SPREAD).mul_(self.sigma).add_(mean)
+        )
+        if self.warmup > self.values.shape[1]:
+            limit = torch.where(self.seen >= self.warmup, limit, torch.nan)
         finite = value.isfinite()
-        spike = finite & (value > limit)
-        entered = torch.cat([self.values[:, 1:], torch.minimum(value, limit)[:, None]], 1)
-        median = self._median()
+        spike = (value > limit) & finite  # with NaN nothing compares
+        median = self.values.median(1).values
+        entered = torch.cat([self.values[:, 1:], value.fmin(limit)[:, None]], 1)
         self.values = torch.where(finite[:, None], entered, self.values)
         self.seen = self.seen + finite
         return Judged(spike, limit, median)
-
-    def _median(self) -> Tensor:
-        """By sorting, NaN last: torch's own `nanmedian` does not promise not to wait."""
-        ordered = self.values.sort(1).values
-        middle = ((~self.values.isnan()).sum(1) - 1).clamp(min=0) // 2
-        return ordered.gather(1, middle[:, None]).squeeze(1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": self.values.cpu().clone(), "seen": self.seen.cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on; values of a longer window count from the latest, of a shorter one all."""
-        window = self.values.shape[1]
-        kept = state["values"][:, -window:]
-        self.values = torch.full_like(state["values"][:, :1], torch.nan).repeat(1, window)
-        self.values[:, window - kept.shape[1] :] = kept
-        self.seen = state["seen"].clone()
+        self.values, self.seen = state["values"].clone(), state["seen"].clone()
 
     def _to(self, device: torch.device) -> None:
         if self.values.device != device:

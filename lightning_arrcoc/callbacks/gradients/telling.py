@@ -15,6 +15,7 @@ MOST_NAMES = 5
 
 
 def in_words(names: Sequence[str]) -> str:
+    """The first few, and how many more."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -62,10 +63,12 @@ def tell_spike(trainer: pl.Trainer, step: int, reading: Reading, aloud: bool) ->
 
 def tell_episode(trainer: pl.Trainer, step: int, episode: str, reading: Reading) -> None:
     """That gradients began to explode or to vanish, and what to try."""
-    record(trainer, f"gradient/{episode}", at_step=step, norm=reading.norm, median=reading.median)
+    record(
+        trainer, f"gradient/{episode}", at_step=step, norm=reading.norm, median=reading.norm_median
+    )
     rank_zero_warn(
         f"Gradients are {episode} at step {step}: norm {reading.norm:.3g}, where the median of the "
-        f"last steps is {reading.median:.3g}. {ADVICE[episode]}"
+        f"last steps is {reading.norm_median:.3g}. {ADVICE[episode]}"
     )
 
 

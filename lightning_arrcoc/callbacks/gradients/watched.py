@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,13 +21,9 @@ class Verdict(NamedTuple):
     """What is on the device of a step that is about to happen."""
 
     measured: Measured
-    loss: Tensor
+    curves: Tensor  # norm and loss
     nonfinite: Tensor
     judged: Judged
-
-    @property
-    def is_spike(self) -> Tensor:
-        return self.judged.spike.any()
 
 
 class Watched:
@@ -59,6 +54,7 @@ class Watched:
         self.readback = Readback()
         self.update = UpdateMeasure()
         self.last_update: Tensor | None = None
+        self._nothing = torch.full((2,), torch.nan, dtype=norms.wide, device=norms.device)
 
     @torch.no_grad()
     def judge(
@@ -74,39 +70,36 @@ class Watched:
         measured = self.norms.measure(self._beside(loss))
         if measured is None:
             return None
-        total = measured.total
+        shared = measured.extra[:1]
+        if self.agree_on_loss and self.norms.copies is None and _several():
+            shared = shared / dist.get_world_size()
+            dist.all_reduce(shared)
+        if scale is not None:
+            shared = shared / scale.to(shared)
+        total = measured.total.reshape(1)
         if gradient_scale is not None:
             inverse = gradient_scale.to(total).reciprocal()
             total = total * inverse
-            measured = measured._replace(total=total, groups=measured.groups * inverse)
-        shared = (
-            measured.extra[0] if self.norms.copies is not None else self._agreed(measured.extra[0])
-        )
-        if scale is not None:
-            shared = shared / scale.to(shared)
-        nonfinite = ~total.isfinite()
-        if loss is not None and (self.agree_on_loss or not _several()):
-            nonfinite = nonfinite | ~shared.isfinite()
-        judged = self.window.judge(torch.stack([total, shared]))
-        return Verdict(measured, shared, nonfinite, judged)
+            measured = measured._replace(groups=measured.groups * inverse)
+        curves = torch.cat([total, shared])
+        # A loss that ranks do not share is left to spikes, which then only log.
+        counts = loss is not None and (self.agree_on_loss or not _several())
+        nonfinite = (curves if counts else total).isfinite().all().logical_not_()
+        return Verdict(measured, curves, nonfinite, self.window.judge(curves))
 
-    def reading(self, verdict: Verdict, withheld: Tensor, clip_value: float | None) -> Tensor:
+    def reading(self, verdict: Verdict, withheld: Tensor) -> Tensor:
         """Everything that is to be known on the host: `Reading`, and the groups' norms."""
         measured, judged = verdict.measured, verdict.judged
-        total = measured.total
-        clipped = total > clip_value if clip_value else torch.zeros_like(total)
-        flags = [verdict.nonfinite, *judged.spike.unbind(), withheld, clipped]
-        head = [total, verdict.loss, judged.median[0], *judged.limit.unbind(), *flags]
+        flags = [verdict.nonfinite.reshape(1), judged.spike, withheld.reshape(1)]
+        last = measured.extra[1:]
         return torch.cat(
-            [torch.stack([part.to(total) for part in head]), measured.extra[1:], measured.groups]
+            [verdict.curves, judged.median, judged.limit, *flags, last, measured.groups]
         )
 
-    def read(self, numbers: Sequence[float]) -> tuple[Reading, dict[str, float]]:
+    def read(self, numbers: list[float]) -> tuple[Reading, list[float]]:
         """What `reading` sent, and norms by group."""
         count = len(Reading._fields)
-        return Reading(*numbers[:count]), dict(
-            zip(self.norms.group_names, numbers[count:], strict=True)
-        )
+        return Reading(*numbers[:count]), numbers[count:]
 
     def end_update(self) -> None:
         """After a step: how far it went, if that was asked."""
@@ -133,24 +126,14 @@ class Watched:
 
     def _beside(self, loss: Tensor | None) -> Tensor:
         """Loss and last update, as a part of a sum over processes where norms are one."""
-        device, wide = self.norms.device, self.norms.wide
-        parts = torch.full((1,), torch.nan, dtype=wide, device=device)
-        if loss is not None:
-            parts = loss.to(parts).reshape(1)
-        if self.norms.copies is not None:
-            parts = parts / dist.get_world_size()
         last, self.last_update = self.last_update, None
-        if last is None:
-            last = parts.new_full((2,), torch.nan)
-        return torch.cat([parts, last])
-
-    def _agreed(self, loss: Tensor) -> Tensor:
-        """The mean of all ranks, where acting on it needs them to agree."""
-        if not (self.agree_on_loss and _several()):
-            return loss
-        shared = loss.clone()
-        dist.all_reduce(shared)
-        return shared / dist.get_world_size()
+        if loss is None:
+            part = self._nothing[:1]
+        else:
+            part = loss.to(self._nothing).reshape(1)
+            if self.norms.copies is not None:
+                part = part / dist.get_world_size()
+        return torch.cat([part, self._nothing if last is None else last])
 
 
 def _several() -> bool:

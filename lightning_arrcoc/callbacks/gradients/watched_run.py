@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_arrcoc.callbacks.gradients.engine_norms import EngineNorms
+from lightning_arrcoc.callbacks.gradients.ledger import Reading
 from lightning_arrcoc.callbacks.gradients.norms import (
     GradientNorms,
     named_parameters,
@@ -53,8 +54,10 @@ class WatchedRun:
         self._state = dict(state.get("optimizers", {}))  # of those that have not stepped yet
         self._watched: dict[int, Watched] = {}
         self._loss: Tensor | None = None
-        self._found: dict[str, float] = {}
+        self._last: dict[int, tuple[Reading, list[float]]] = {}
         self._copies: Copies | None = None
+        by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        self._clip_value = float(trainer.gradient_clip_val or 0) or None if by_norm else None
         self._said: set[str] = set()
         self._is_idle = False
         self._engine_step = trainer.global_step
@@ -109,8 +112,7 @@ class WatchedRun:
         for watched in self._watched.values():
             release(watched.optimizer)
             watched.end_update()
-        found, self._found = self._found, {}
-        return found
+        return self._metrics() if self._is_logging else {}
 
     def tell_the_rest(self) -> None:
         """What is still under way when the run is over."""
@@ -146,12 +148,12 @@ class WatchedRun:
             )
         bad = consequences.bad(verdict, way, scaler is not None)
         beside = Beside(self.trainer.global_step, verdict.measured.each, batches)
-        numbers = watched.reading(verdict, bad, self._clip_value)
+        numbers = watched.reading(verdict, bad)
         self._take(number, watched, watched.readback.exchange(numbers, beside))
         # Who knows already need not wait to look: weights are still what they were.
         known = numbers.device.type == "cpu" or (way == "host" and consequences.act)
         if known and bool(verdict.nonfinite):
-            self._look(watched, float(verdict.loss), beside)
+            self._look(watched, float(verdict.curves[1]), beside)
         consequences.withhold(watched.optimizer, bad, way)
 
     def _take(self, number: int, watched: Watched, arrived: tuple[list[float], Any] | None) -> None:
@@ -159,17 +161,37 @@ class WatchedRun:
         if arrived is None:
             return
         reading, groups = watched.read(arrived[0])
+        self._last[number] = (reading, groups)
         beside = arrived[1] or Beside(self.trainer.global_step - 1)
         if reading.nonfinite and beside.finding is None:
             self._look(watched, reading.loss, beside)
         ledger = watched.ledger
         scaled = scaler_of(self.trainer) is not None
-        reason = self.settings.consequences.follow(self.trainer, ledger, reading, beside, scaled)
+        reason = self.settings.consequences.follow(
+            self.trainer, ledger, reading, beside, scaled, self._clip_value
+        )
         self.stop_reason = reason or self.stop_reason
-        area = "grad" if len(self.trainer.optimizers) == 1 else f"grad/optimizer_{number}"
-        found = ledger.metrics(reading, self._clip_value is not None)
-        found |= {f"norm_group/{name}": norm for name, norm in groups.items()}
-        self._found |= {f"{area}/{name}": value for name, value in found.items()}
+
+    def _metrics(self) -> dict[str, float]:
+        """Of the last step that is known, of every optimizer."""
+        logged: dict[str, float] = {}
+        for number, (reading, groups) in self._last.items():
+            watched = self._watched[number]
+            area = "grad" if len(self.trainer.optimizers) == 1 else f"grad/optimizer_{number}"
+            found = watched.ledger.metrics(reading)
+            names = [f"norm_group/{name}" for name in watched.norms.group_names]
+            found |= dict(zip(names, groups, strict=True))
+            logged |= {f"{area}/{name}": value for name, value in found.items()}
+        return logged
+
+    @property
+    def _is_logging(self) -> bool:
+        """Whether loggers take what this batch logs.
+
+        `LightningModule.log` takes about 0.1 ms a key, whether or not anybody asks for it; so ours
+        is asked for it then. Lightning's own monitors read the same private property.
+        """
+        return bool(self.trainer._logger_connector.should_update_logs)
 
     def _look(self, watched: Watched, loss: float, beside: Beside) -> None:
         """Where it began, once for many steps in a row, and not for a scaler's overflow."""
@@ -210,12 +232,6 @@ class WatchedRun:
 
     def _number(self, optimizer: Optimizer) -> int:
         return next(i for i, known in enumerate(self.trainer.optimizers) if known is optimizer)
-
-    @property
-    def _clip_value(self) -> float | None:
-        by_norm = self.trainer.gradient_clip_algorithm in (None, "norm")
-        value = self.trainer.gradient_clip_val
-        return float(value) if value and by_norm else None
 
     def _refuse(self, reason: str) -> None:
         self._is_idle = True
