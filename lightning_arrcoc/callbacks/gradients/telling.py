@@ -39,9 +39,9 @@ def tell_nonfinite(
         trainer, "gradient/nonfinite_found",
         at_step=step, parameters=list(names), finding=finding, skipped=withheld,
     )  # fmt: skip
-    where = f" Gradients that are not: {in_words(names)}." if names else ""
+    where = f"Gradients that are not: {in_words(names)}." if names else ""
     done = "The step was skipped." if withheld else "The step was not skipped: policy is 'log'."
-    rank_zero_warn(f"Step {step} is not finite. {finding}{where} {done}")
+    rank_zero_warn(" ".join(filter(None, [f"Step {step} is not finite.", finding, where, done])))
 
 
 def tell_spike(trainer: pl.Trainer, step: int, reading: Reading, aloud: bool) -> None:

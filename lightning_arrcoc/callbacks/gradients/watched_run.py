@@ -151,8 +151,7 @@ class WatchedRun:
         numbers = watched.reading(verdict, bad)
         self._take(number, watched, watched.readback.exchange(numbers, beside))
         # Who knows already need not wait to look: weights are still what they were.
-        known = numbers.device.type == "cpu" or (way == "host" and consequences.act)
-        if known and bool(verdict.nonfinite):
+        if knows_at_once(numbers, way == "host" and consequences.act) and bool(verdict.nonfinite):
             self._look(watched, float(verdict.curves[1]), beside)
         consequences.withhold(watched.optimizer, bad, way)
 
@@ -215,6 +214,7 @@ class WatchedRun:
             return watched
         if watched is not None:
             self._state[number] = watched.state_dict()
+            self._last.pop(number, None)  # of other groups, maybe
         named = named_parameters(self.module, optimizer)
         return self._new_watched(
             number, optimizer, GradientNorms(named, self.settings.groups, self._copies)
@@ -249,3 +249,8 @@ class WatchedRun:
                 logger.watch(self.module, what, trainer.log_every_n_steps)
             elif hasattr(logger, "watch"):
                 logger.experiment.unwatch(self.module)
+
+
+def knows_at_once(numbers: Tensor, asked: bool) -> bool:
+    """Whether this process can read numbers without waiting, or has to wait for them anyway."""
+    return numbers.device.type == "cpu" or asked

@@ -39,7 +39,8 @@ def _heeds_found_inf(optimizer: Optimizer, gradients: int) -> bool:
         return False
     # A first fused step of SGD makes momentum of memory as it finds it, and were it withheld then,
     # would go on with that.
-    return type(optimizer) is not SGD or len(optimizer.state) >= gradients
+    has_momentum = any(group.get("momentum") for group in groups)
+    return not has_momentum or len(optimizer.state) >= gradients
 
 
 def withhold_on_device(optimizer: Optimizer, flag: Tensor) -> None:
