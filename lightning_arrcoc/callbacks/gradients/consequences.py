@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from lightning_arrcoc.callbacks.gradients.ledger import Ledger, Reading
 from lightning_arrcoc.callbacks.gradients.suspects import Beside
 from lightning_arrcoc.callbacks.gradients.telling import (
-    stop,
     tell_episode,
     tell_nonfinite,
     tell_spike,
@@ -63,7 +62,7 @@ class Consequences(NamedTuple):
         self, trainer: pl.Trainer, ledger: Ledger, reading: Reading, beside: Beside, scaled: bool,
         clip_value: float | None,
     ) -> str:  # fmt: skip
-        """Count a step in, tell of it, and stop the run if that is asked; the reason if so."""
+        """Count a step in and tell of it; the reason to stop the run, if there is one."""
         step = beside.step
         episode = ledger.add(reading, clip_value)
         overflow = scaled and math.isfinite(reading.loss)
@@ -78,10 +77,7 @@ class Consequences(NamedTuple):
             record(trainer, "batch/skipped", at_step=step, reason=why)
         if episode:
             tell_episode(trainer, step, episode, reading)
-        reason = self._reason_to_stop(ledger, reading, step, overflow)
-        if reason:
-            stop(trainer, reason)
-        return reason
+        return self._reason_to_stop(ledger, reading, step, overflow)
 
     def _reason_to_stop(self, ledger: Ledger, reading: Reading, step: int, overflow: bool) -> str:
         if self.policy == "stop" and reading.nonfinite and not overflow:

@@ -21,6 +21,7 @@ from lightning_arrcoc.callbacks.gradients.norms import (
 from lightning_arrcoc.callbacks.gradients.settings import Settings
 from lightning_arrcoc.callbacks.gradients.sharding import Copies, copies_of
 from lightning_arrcoc.callbacks.gradients.suspects import Batches, Beside, Suspects
+from lightning_arrcoc.callbacks.gradients.telling import stop
 from lightning_arrcoc.callbacks.gradients.watched import Watched
 from lightning_arrcoc.callbacks.gradients.withholding import (
     Way,
@@ -147,7 +148,8 @@ class WatchedRun:
                 "what that one finds and nothing else. Set fused=False, or precision='bf16-mixed'."
             )
         bad = consequences.bad(verdict, way, scaler is not None)
-        beside = Beside(self.trainer.global_step, verdict.measured.each, batches)
+        step = self.trainer.global_step - self._by_engine  # which has stepped already
+        beside = Beside(step, verdict.measured.each, batches)
         numbers = watched.reading(verdict, bad)
         self._take(number, watched, watched.readback.exchange(numbers, beside))
         # Who knows already need not wait to look: weights are still what they were.
@@ -169,7 +171,9 @@ class WatchedRun:
         reason = self.settings.consequences.follow(
             self.trainer, ledger, reading, beside, scaled, self._clip_value
         )
-        self.stop_reason = reason or self.stop_reason
+        if reason and not self.stop_reason:
+            self.stop_reason = reason
+            stop(self.trainer, reason)
 
     def _metrics(self) -> dict[str, float]:
         """Of the last step that is known, of every optimizer."""
