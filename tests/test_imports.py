@@ -91,6 +91,7 @@ def test_vlm_imports_relevance_and_itself_alone() -> None:
         "lightning_arrcoc",
         "lightning_arrcoc.callbacks.curriculum",
         "lightning_arrcoc.callbacks.atomic_checkpoint",
+        "lightning_arrcoc.callbacks.gradient_monitor",
     ],
 )
 def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: str) -> None:

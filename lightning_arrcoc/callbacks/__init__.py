@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_arrcoc.callbacks.atomic_checkpoint import AtomicCheckpoint
     from lightning_arrcoc.callbacks.curriculum import CurriculumAdvance
+    from lightning_arrcoc.callbacks.gradient_monitor import GradientMonitor
     from lightning_arrcoc.callbacks.overfitting_detector import OverfittingDetector
     from lightning_arrcoc.callbacks.progress_bar import MetricsProgressBar
 
-__all__ = ["AtomicCheckpoint", "CurriculumAdvance", "MetricsProgressBar", "OverfittingDetector"]
+__all__ = [
+    "AtomicCheckpoint",
+    "CurriculumAdvance",
+    "GradientMonitor",
+    "MetricsProgressBar",
+    "OverfittingDetector",
+]
 
 _HOMES = {
     "AtomicCheckpoint": "lightning_arrcoc.callbacks.atomic_checkpoint",
     "CurriculumAdvance": "lightning_arrcoc.callbacks.curriculum",
+    "GradientMonitor": "lightning_arrcoc.callbacks.gradient_monitor",
     "MetricsProgressBar": "lightning_arrcoc.callbacks.progress_bar",
     "OverfittingDetector": "lightning_arrcoc.callbacks.overfitting_detector",
 }

@@ -281,3 +281,20 @@ def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path) -> None:
     for row in found.values():
         assert set(row) == {"time", "blocked", "memory", "load"}
     assert "of stock's time" in printed
+
+
+# ----------------------------------------------------------------------------------- callbacks
+
+
+def test_callbacks_are_timed_beside_lightnings_and_the_usual_loop(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, "callbacks.py", "--tensors", "3", "--step-ms", "1", "--steps", "1",
+        "--rounds", "1", "--json", "found.json",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "found.json").read_text())["results"]["3"]
+    assert next(iter(rows)) == "bare Trainer"
+    assert rows["bare Trainer"]["ratio"]["median"] == 1
+    assert {"GradientMonitor, log", "GradientMonitor, skip", "isnan and item by hand"} <= set(rows)
+    for name, row in rows.items():
+        assert row["step_ms"] > 0
+        assert name in printed
