@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import isgetsetdescriptor
 from typing import Any
 
 import torch
@@ -12,17 +13,14 @@ from torch.overrides import TorchFunctionMode
 from lightning_arrcoc.plugins.casting import raised
 
 # What asks about a tensor, changes it in place or looks at a part of it is done to itself, not to a
-# raised copy. Methods that end in "_" are left alone as well.
-OF_ITSELF = frozenset(
-    (
-        "__get__", "__set__", "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__",
-        "__ifloordiv__", "__imod__", "__ipow__", "__iand__", "__ior__", "__ixor__",
-        "backward", "grad", "detach", "register_hook", "register_post_accumulate_grad_hook",
-        "retain_grad", "data_ptr", "storage", "untyped_storage", "element_size", "numpy",
-        "__getitem__", "view", "view_as", "reshape", "flatten", "unflatten", "select", "narrow",
-        "squeeze", "unsqueeze", "transpose", "swapaxes", "movedim", "permute", "t", "expand",
-        "expand_as", "diagonal", "chunk", "split", "tensor_split", "unbind",
-    )
+# raised copy; so are attributes, and all functions that end in "_".
+OF_ITSELF = (
+    "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__",
+    "__ipow__", "backward", "grad", "detach", "register_hook",
+    "register_post_accumulate_grad_hook", "retain_grad", "data_ptr", "storage", "untyped_storage",
+    "element_size", "numpy", "__getitem__", "view", "view_as", "reshape", "flatten", "unflatten",
+    "select", "narrow", "squeeze", "unsqueeze", "transpose", "swapaxes", "movedim", "permute", "t",
+    "expand", "expand_as", "diagonal", "chunk", "split", "tensor_split", "unbind",
 )  # fmt: skip
 
 
@@ -95,13 +93,23 @@ class RaisingInputs(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if not _is_done_to_itself(func, kwargs):
+        told = kwargs.get("out") is not None or kwargs.get("inplace", False)
+        if not told and func not in _left_alone:
             args, kwargs = raised(args), raised(kwargs)
         return func(*args, **kwargs)
 
 
-def _is_done_to_itself(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    name = getattr(func, "__name__", "")
-    in_place = name.endswith("_") and not name.endswith("__")
-    told = kwargs.get("out") is not None or kwargs.get("inplace")
-    return bool(in_place or told or name in OF_ITSELF)
+def _functions_left_alone() -> Iterator[Any]:
+    """The functions themselves: torch.compile can tell those apart, but not read their names."""
+    for home in (torch, torch.Tensor, torch.nn.functional, torch.autograd):
+        for name in dir(home):
+            in_place = name.endswith("_") and not name.endswith("__")
+            if in_place or name in OF_ITSELF:
+                yield getattr(home, name)
+    for name in dir(torch.Tensor):
+        attribute: Any = getattr(torch.Tensor, name)
+        if isgetsetdescriptor(attribute):
+            yield from (attribute.__get__, attribute.__set__)
+
+
+_left_alone = frozenset(_functions_left_alone())

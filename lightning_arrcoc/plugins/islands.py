@@ -111,15 +111,17 @@ def check_apart(found: Found) -> None:
 
 
 def lower(root: nn.Module, found: Found, dtype: torch.dtype) -> None:
-    """Cast all floats of a module but the islands'; running sums of metrics stay as well."""
-    metrics = (vars(module) for module in found.others.values() if isinstance(module, Metric))
-    kept = {id(tensor) for tensor in (*found.tensors, *tensors(list(metrics)))}
+    """Cast all floats of a module but the islands', and but the running sums of its metrics."""
+    metrics = [module for module in found.others.values() if isinstance(module, Metric)]
+    kept = {id(tensor) for tensor in (*found.tensors, *tensors([vars(m) for m in metrics]))}
     kept |= {id(tensor.grad) for tensor in found.tensors if tensor.grad is not None}
 
     def change(tensor: Tensor) -> Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() and id(tensor) not in kept else tensor
 
     apply(root, change)
+    for metric in metrics:  # which notes the dtype of a cast, and rounds what it is given
+        apply(metric, lambda tensor: tensor)
 
 
 def hold(module: nn.Module, border: torch.dtype | None, device_type: str) -> None:
@@ -150,14 +152,6 @@ def has_border(module: nn.Module) -> bool:
     """Whether a module is an island whose output is cast for those around it."""
     island = vars(module).get("forward")
     return isinstance(island, Island) and island.border is not None
-
-
-def forget_traces(root: nn.Module) -> None:
-    """Have torch.compile look again: it takes no notice of a forward that changes after a call."""
-    for module in root.modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            torch.compiler.reset()
-            return
 
 
 def apply(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:

@@ -183,10 +183,13 @@ class _Probe:
         self, low: nn.Module, inputs: Any, named_inputs: Any, expected: Any
     ) -> tuple[Difference, str]:
         """How far a module in the low dtype is from what is expected, or why it does not run."""
+        inputs, named_inputs = self._rounded(inputs), self._rounded(named_inputs)
+        if _stays_exact(low, self.dtype):  # so whoever calls it raises what it is given
+            inputs, named_inputs = _in_fp32(inputs), _in_fp32(named_inputs)
         default = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)  # as in a run with bf16-true
         try:
-            output = low(*self._rounded(inputs), **self._rounded(named_inputs))
+            output = low(*inputs, **named_inputs)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             return _LOST, str(error).splitlines()[0] if str(error) else type(error).__name__
         finally:
@@ -262,6 +265,12 @@ def _recommended(rows: Sequence[ProbedModule], tolerance: float) -> list[str]:
 
 def _in_fp32(tree: Any) -> Any:
     return cast(tree, lambda t: t.float() if t.is_floating_point() else t)
+
+
+def _stays_exact(low: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether a module's weights were not lowered with the rest: it overrides how it is cast."""
+    floats = [weight for weight in low.parameters() if weight.is_floating_point()]
+    return bool(floats) and all(weight.dtype is not dtype for weight in floats)
 
 
 def _device_type(module: nn.Module) -> str:

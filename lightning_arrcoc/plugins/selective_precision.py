@@ -38,7 +38,6 @@ from lightning_arrcoc.plugins.island_sharding import (
 from lightning_arrcoc.plugins.islands import (
     check_apart,
     find_islands,
-    forget_traces,
     has_border,
     hold,
     lower,
@@ -146,7 +145,6 @@ class SelectivePrecision(FSDPPrecision):
             lower(module, found, self.dtype)
         for island in found.islands.values():
             hold(island, self.dtype if self.is_true else None, self._device_type)
-        forget_traces(module)
         if isinstance(strategy, FSDPStrategy) and not is_sharded(module):
             wrap = strategy.kwargs.get("auto_wrap_policy")
             strategy.kwargs["auto_wrap_policy"] = islands_apart(found, wrap)
