@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from inspect import isgetsetdescriptor
 from typing import Any
 
 import torch
@@ -13,14 +12,14 @@ from torch.overrides import TorchFunctionMode
 from lightning_arrcoc.plugins.casting import raised
 
 # What asks about a tensor, changes it in place or looks at a part of it is done to itself, not to a
-# raised copy; so are attributes, and all functions that end in "_".
+# raised copy. Functions that end in "_" are left alone as well.
 OF_ITSELF = (
-    "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__",
-    "__ipow__", "backward", "grad", "detach", "register_hook",
+    "__get__", "__set__", "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__",
+    "__ifloordiv__", "__imod__", "__ipow__", "backward", "grad", "detach", "register_hook",
     "register_post_accumulate_grad_hook", "retain_grad", "data_ptr", "storage", "untyped_storage",
     "element_size", "numpy", "__getitem__", "view", "view_as", "reshape", "flatten", "unflatten",
-    "select", "narrow", "squeeze", "unsqueeze", "transpose", "swapaxes", "movedim", "permute", "t",
-    "expand", "expand_as", "diagonal", "chunk", "split", "tensor_split", "unbind",
+    "select", "narrow", "squeeze", "unsqueeze", "transpose", "swapaxes", "movedim", "permute",
+    "t", "expand", "expand_as", "diagonal", "chunk", "split", "tensor_split", "unbind",
 )  # fmt: skip
 
 
@@ -72,7 +71,7 @@ def full_precision() -> Iterator[None]:
     Without a running `SelectivePrecision` it changes nothing. With one, autocast is off inside, and
     16-bit tensors that a torch function computes with are raised first: `loss` is fp32 although
     `features` are not. Where one is written to or viewed it is not, so that ``x += 1`` and
-    ``x[0] = 1`` change `x` itself, in its own dtype.
+    ``x[0] = 1`` change `x` itself, in its own dtype. torch.compile breaks its graph here.
     """
     if not running.plugins:
         yield
@@ -85,6 +84,7 @@ def full_precision() -> Iterator[None]:
 class RaisingInputs(TorchFunctionMode):
     """Raises the 16-bit tensors that torch functions are given to compute with."""
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # which cannot read names
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -93,23 +93,13 @@ class RaisingInputs(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        told = kwargs.get("out") is not None or kwargs.get("inplace", False)
-        if not told and func not in _left_alone:
+        if not _is_done_to_itself(func, kwargs):
             args, kwargs = raised(args), raised(kwargs)
         return func(*args, **kwargs)
 
 
-def _functions_left_alone() -> Iterator[Any]:
-    """The functions themselves: torch.compile can tell those apart, but not read their names."""
-    for home in (torch, torch.Tensor, torch.nn.functional, torch.autograd):
-        for name in dir(home):
-            in_place = name.endswith("_") and not name.endswith("__")
-            if in_place or name in OF_ITSELF:
-                yield getattr(home, name)
-    for name in dir(torch.Tensor):
-        attribute: Any = getattr(torch.Tensor, name)
-        if isgetsetdescriptor(attribute):
-            yield from (attribute.__get__, attribute.__set__)
-
-
-_left_alone = frozenset(_functions_left_alone())
+def _is_done_to_itself(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    told = kwargs.get("out") is not None or kwargs.get("inplace")
+    return bool(in_place or told or name in OF_ITSELF)
