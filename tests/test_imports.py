@@ -92,6 +92,8 @@ def test_vlm_imports_relevance_and_itself_alone() -> None:
         "lightning_arrcoc.callbacks.curriculum",
         "lightning_arrcoc.callbacks.atomic_checkpoint",
         "lightning_arrcoc.callbacks.gradient_monitor",
+        "lightning_arrcoc.plugins.precision_probe",
+        "lightning_arrcoc.plugins.selective_precision",
     ],
 )
 def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: str) -> None:
