@@ -13,7 +13,11 @@ import lightning_arrcoc
 
 PACKAGE = Path(lightning_arrcoc.__file__).parent
 ALONE = ("callbacks", "plugins", "loggers")
-SHARED = ("lightning_arrcoc.events", "lightning_arrcoc.atomic")  # events, plain file handling
+SHARED = (  # events, plain file handling, readings of memory
+    "lightning_arrcoc.events",
+    "lightning_arrcoc.atomic",
+    "lightning_arrcoc.memory",
+)
 
 
 def imports(file: Path) -> set[str]:
@@ -43,6 +47,15 @@ def test_drop_ins_import_nothing_of_ours_but_events_and_files(folder: str) -> No
             and not (folder == "callbacks" and name.startswith("lightning_arrcoc.plugins"))
         }
         assert ours == set(), file
+
+
+def test_memory_is_plain_torch_and_uses_nothing_of_ours_but_files() -> None:
+    for file in files("memory"):
+        for name in imports(file):
+            assert name.split(".")[0] != "lightning", file
+            assert not name.startswith("lightning_arrcoc.") or name.startswith(
+                ("lightning_arrcoc.memory", "lightning_arrcoc.atomic")
+            ), file
 
 
 def test_relevance_knows_neither_lightning_nor_transformers_nor_the_rest() -> None:
@@ -88,6 +101,9 @@ def test_vlm_imports_relevance_and_itself_alone() -> None:
         "lightning_arrcoc",
         "lightning_arrcoc.callbacks.curriculum",
         "lightning_arrcoc.callbacks.atomic_checkpoint",
+        "lightning_arrcoc.callbacks.memory_guard",
+        "lightning_arrcoc.callbacks.memory_monitor",
+        "lightning_arrcoc.callbacks.oom_guard",
     ],
 )
 def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: str) -> None:
