@@ -79,7 +79,9 @@ class MemoryMonitor(pl.Callback):
     @contextmanager
     def track(self, label: str) -> Iterator[None]:
         """Put around something that a run does; a row of the table bears its label."""
-        peaks = self._peaks or peaks_of(torch.device("cuda" if _cuda_is_used() else "cpu"))
+        peaks = self._peaks or peaks_of(
+            torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        )
         before, span = peaks.fold().allocated, peaks.span()
         try:
             yield
@@ -223,7 +225,3 @@ class MemoryMonitor(pl.Callback):
     def _release(self) -> None:
         self._ranks.stop()
         self._peaks = self._window = self._stretch = None
-
-
-def _cuda_is_used() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()

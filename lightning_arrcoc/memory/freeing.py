@@ -63,7 +63,7 @@ def let_go(error: BaseException) -> None:
 def empty_caches() -> None:
     """Collect cycles, then hand back what the allocators of the devices keep unused."""
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()

@@ -52,7 +52,8 @@ def write(snapshot: Any, folder: Path, name: str = "snapshot") -> list[Path]:
     # Imported here: it parses a page of templates that no run without an error needs.
     from torch.cuda._memory_viz import trace_plot
 
+    timeline: str = trace_plot(snapshot)  # type: ignore[no-untyped-call]
     pickled, page = folder / f"{name}.pickle", folder / f"{name}.html"
     write_atomically(pickled, lambda file: pickle.dump(snapshot, file))
-    write_atomically(page, lambda file: file.write(trace_plot(snapshot).encode()))
+    write_atomically(page, lambda file: file.write(timeline.encode()))
     return [pickled, page]

@@ -40,7 +40,8 @@ class Nvml:
         try:
             return int(self._library.nvmlDeviceGetMemoryInfo(self._handle).used)
         except Exception as error:
-            return self._refused(error)
+            self._refused(error)
+            return None
 
     def used_by_process(self) -> int | None:
         """Bytes that this process takes, its CUDA context included."""
@@ -49,7 +50,8 @@ class Nvml:
         try:
             own = [one for one in self._processes(self._handle) if one.pid == os.getpid()]
         except Exception as error:
-            return self._refused(error)
+            self._refused(error)
+            return None
         if not own or own[0].usedGpuMemory is None:
             # In a container the driver tells the host's numbers of processes.
             self.problem = "the driver does not show this process among those on the card"

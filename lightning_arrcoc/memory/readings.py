@@ -136,7 +136,7 @@ class MpsMemory(Sampled):
         torch.mps.empty_cache()
 
     def capacity(self) -> int:
-        return torch.mps.recommended_max_memory()
+        return int(torch.mps.recommended_max_memory())
 
     def used_by_process(self) -> int:
         return torch.mps.driver_allocated_memory()
