@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import torch
@@ -56,7 +56,12 @@ def let_go(error: BaseException) -> None:
         one = open_.pop()
         if one is not None and id(one) not in known:
             known.add(id(one))
-            traceback.clear_frames(one.__traceback__)
+            for frame, _ in traceback.walk_tb(one.__traceback__):
+                with suppress(RuntimeError):  # it still runs
+                    frame.clear()
+                    _ = (
+                        frame.f_locals
+                    )  # before Python 3.13 a copy for who looked at it, renewed now
             open_ += [one.__cause__, one.__context__]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,3 +57,41 @@ def write(snapshot: Any, folder: Path, name: str = "snapshot") -> list[Path]:
     write_atomically(pickled, lambda file: pickle.dump(snapshot, file))
     write_atomically(page, lambda file: file.write(timeline.encode()))
     return [pickled, page]
+
+
+class Failure(NamedTuple):
+    """An allocation that failed, as the allocator told it before it raised.
+
+    Attributes:
+        asked: bytes.
+        free: bytes, on the device.
+        snapshot: what was allocated then.
+    """
+
+    asked: int
+    free: int
+    snapshot: Any
+
+
+_failures: list[Failure] = []
+_is_watching = False
+
+
+def watch_failures() -> None:
+    """Have the allocator tell of failures from now on, for as long as the process lasts."""
+    global _is_watching
+    attach = getattr(torch._C, "_cuda_attach_out_of_memory_observer", None)
+    if attach is None or _is_watching or not can_record():
+        return
+
+    def observe(device: int, asked: int, allocated: int, free: int) -> None:
+        if _users:
+            _failures[:] = [Failure(asked, free, take())]
+
+    attach(observe)
+    _is_watching = True
+
+
+def last_failure() -> Failure | None:
+    """The last one, which is forgotten then."""
+    return _failures.pop() if _failures else None

@@ -161,7 +161,7 @@ class ProcessMemory(Sampled):
         pass
 
     def capacity(self) -> int:
-        limits = [psutil.virtual_memory().total]
+        limits = [int(psutil.virtual_memory().total)]
         for path in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, v2 and v1
             with suppress(OSError, ValueError):
                 limits.append(int(Path("/sys/fs/cgroup", path).read_text()))

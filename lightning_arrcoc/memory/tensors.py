@@ -63,7 +63,7 @@ def census() -> Census:
 
 
 def grown(before: Census, most: int = 3) -> list[Grown]:
-    """What has become more since a census: the largest first; last, the most numerous of a graph."""
+    """What has become more since a census: the largest, and the most numerous of a graph."""
     now = census()
     more = {kind: number - before.get(kind, 0) for kind, number in now.items()}
     rising = sorted(
@@ -109,7 +109,7 @@ def keeper(tensor: Tensor) -> str:
     return "in " + " in ".join(words) if words else "kept by nobody that Python knows"
 
 
-def copies(parameters: Iterable[Tensor]) -> float:
+def copies(parameters: Iterable[Tensor]) -> int:
     """How many times the parameters are alive, themselves, gradients and states included.
 
     Of each shape among them, tensors with a memory of their own are counted; the scarcest shape

@@ -104,6 +104,21 @@ def test_letting_go_reaches_the_exceptions_that_came_before() -> None:
     assert watched[0]() is None
 
 
+def test_letting_go_reaches_frames_that_somebody_looked_into() -> None:
+    def forward() -> None:
+        activation = tensor()
+        raise RuntimeError(len(activation))
+
+    try:
+        forward()
+    except RuntimeError as error:
+        assert error.__traceback__ is not None
+        assert error.__traceback__.tb_next is not None
+        assert "activation" in error.__traceback__.tb_next.tb_frame.f_locals
+        let_go(error)
+        assert watched[0]() is None
+
+
 def test_it_comes_without_lightning() -> None:
     code = (
         "import sys; from lightning_arrcoc.memory import free_between; "
