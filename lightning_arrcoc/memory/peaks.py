@@ -63,10 +63,19 @@ class Peaks:
 _SHARED: dict[str, Peaks] = {}
 
 
+def use(memory: Memory, device: torch.device) -> None:
+    """Have this read from now on, for all who ask for a device."""
+    _SHARED[_key(device)] = Peaks(memory)
+
+
 def peaks_of(device: torch.device) -> Peaks:
     """The same for all who ask for a device: two that reset its peak would rob each other."""
-    index = torch.cuda.current_device() if device.type == "cuda" else 0
-    key = f"{device.type}:{index if device.index is None else device.index}"
+    key = _key(device)
     if key not in _SHARED:
         _SHARED[key] = Peaks(memory_of(device))
     return _SHARED[key]
+
+
+def _key(device: torch.device) -> str:
+    index = torch.cuda.current_device() if device.type == "cuda" else 0
+    return f"{device.type}:{index if device.index is None else device.index}"

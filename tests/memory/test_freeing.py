@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 import weakref
 from typing import Any
 
@@ -112,11 +113,11 @@ def test_letting_go_reaches_frames_that_somebody_looked_into() -> None:
     try:
         forward()
     except RuntimeError as error:
-        assert error.__traceback__ is not None
-        assert error.__traceback__.tb_next is not None
-        assert "activation" in error.__traceback__.tb_next.tb_frame.f_locals
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        looked_at = ["activation" in frame.f_locals for frame in frames]
         let_go(error)
-        assert watched[0]() is None
+    assert any(looked_at)
+    assert watched[0]() is None
 
 
 def test_it_comes_without_lightning() -> None:

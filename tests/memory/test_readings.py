@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import psutil
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from lightning_arrcoc.memory import readings
-from lightning_arrcoc.memory.readings import MIB, CudaMemory, MpsMemory, ProcessMemory, memory_of
+from lightning_arrcoc.memory.readings import (
+    MIB,
+    CudaMemory,
+    HighWater,
+    MpsMemory,
+    ProcessMemory,
+    memory_of,
+)
 
 
 def test_on_a_cpu_the_process_is_read() -> None:
@@ -33,6 +41,18 @@ def test_a_sampled_peak_is_the_most_that_was_read() -> None:
     assert [memory.sample(size, size).allocated_peak for size in (3, 9, 4)] == [3, 9, 9]
     memory.reset_peaks()
     assert memory.sample(4, 5) == (4, 5, 4, 5, 0, 0)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="Linux alone tells a true peak")
+def test_a_true_peak_is_seen_between_two_readings() -> None:
+    memory = HighWater()
+    memory.reset_peaks()
+    before = memory.read().allocated_peak
+    kept = torch.ones(128 * MIB // 4)
+    del kept
+    assert memory.read().allocated_peak - before > 100 * MIB
+    memory.reset_peaks()
+    assert memory.read().allocated_peak - before < 64 * MIB
 
 
 def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
