@@ -86,7 +86,7 @@ def test_the_groups_hold_what_was_promised() -> None:
             "tensions",
         },
         "data": {"digits", "jsonl", "jsonl_one_file", "hub"},
-        "callbacks": {"default", "none", "safe"},
+        "callbacks": {"default", "memory", "none", "safe"},
         "trainer": {"cpu", "gpu", "ddp"},
         "logger": {"auto", "csv", "wandb", "tensorboard"},
         "experiment": {"debug", "tiny_base", "small", "prod"},

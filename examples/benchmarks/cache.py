@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_arrcoc.data.texture_cache import TextureCache, TextureWriter
 from lightning_arrcoc.data.texture_entry import pack
-from lightning_arrcoc.memory import keep_freed_memory
+from lightning_arrcoc.memory.malloc import keep_freed_memory
 from lightning_arrcoc.relevance import TextureGenerator
 
 TARGET = 0.01  # reading back, over measuring
