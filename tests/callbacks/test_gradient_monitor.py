@@ -269,11 +269,18 @@ def test_a_batch_that_is_bad_itself_is_told() -> None:
         trainer.fit(Planted(), DataLoader(data, batch_size=2))
 
 
-def test_a_compiled_module_is_looked_into() -> None:
+def test_a_compiled_module_is_looked_into_without_compiling_it_again() -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
     module = Planted("batch")
-    module.first.compile(backend="eager")  # a hook that comes later is not seen
+    module.first.compile(backend=backend)
     with told("that of 'first' .Linear."):
         fit(module, GradientMonitor("skip"))
+    assert len(compiled) == 1
 
 
 def test_not_looking_is_an_option() -> None:
