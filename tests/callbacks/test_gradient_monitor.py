@@ -676,3 +676,22 @@ def test_nothing_stays_behind(fails: bool) -> None:
     assert "log" not in vars(module)
     assert not hasattr(module.trainer.optimizers[0], "found_inf")
     assert set(monitor.state_dict()) == {"optimizers", "stop_reason"}
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_that_did_not_wait_before() -> None:
+    def waits(*callbacks: pl.Callback) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                fit(Planted(), *callbacks, steps=30, accelerator="gpu", devices=1,
+                    log_every_n_steps=100)  # fmt: skip
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(warning.message) for warning in seen)
+
+    bare = waits()
+    few = 10  # at the beginning, when tables of groups are made
+    assert waits(GradientMonitor("skip", update_ratio_every_n_steps=0)) <= bare + few
+    assert waits(GradientMonitor("log")) <= bare + few
