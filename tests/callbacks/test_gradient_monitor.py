@@ -269,11 +269,19 @@ def test_a_batch_that_is_bad_itself_is_told() -> None:
         trainer.fit(Planted(), DataLoader(data, batch_size=2))
 
 
-def test_a_compiled_module_is_looked_into() -> None:
+def test_a_compiled_module_is_looked_into_without_compiling_it_again() -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
     module = Planted("batch")
-    module.first.compile(backend="eager")  # a hook that comes later is not seen
-    with told("that of 'first' .Linear."):
+    module.first = Breaking(4, 8)  # torch compiles no Linear for itself
+    module.first.compile(backend=backend)
+    with told("that of 'first' .Breaking."):
         fit(module, GradientMonitor("skip"))
+    assert len(compiled) == 1
 
 
 def test_not_looking_is_an_option() -> None:
@@ -668,3 +676,22 @@ def test_nothing_stays_behind(fails: bool) -> None:
     assert "log" not in vars(module)
     assert not hasattr(module.trainer.optimizers[0], "found_inf")
     assert set(monitor.state_dict()) == {"optimizers", "stop_reason"}
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_that_did_not_wait_before() -> None:
+    def waits(*callbacks: pl.Callback) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                fit(Planted(), *callbacks, steps=30, accelerator="gpu", devices=1,
+                    log_every_n_steps=100)  # fmt: skip
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(warning.message) for warning in seen)
+
+    bare = waits()
+    few = 10  # at the beginning, when tables of groups are made
+    assert waits(GradientMonitor("skip", update_ratio_every_n_steps=0)) <= bare + few
+    assert waits(GradientMonitor("log")) <= bare + few

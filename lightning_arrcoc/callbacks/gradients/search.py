@@ -48,8 +48,9 @@ def find_first_nonfinite(
     """Run a step's batches forward once more and say where it begins.
 
     Nothing of it stays: random numbers, buffers, metrics and logs are as they were. Compiled
-    modules run uncompiled meanwhile, or hooks were not seen. The module's own `training_step` is
-    called without DDP around it; what that does among processes, all of them have to do alike.
+    modules run uncompiled meanwhile, for they would be compiled again with hooks in them. The
+    module's own `training_step` is called without DDP around it; what that does among processes,
+    all of them have to do alike.
     """
     for batch, index in batches:
         if not is_finite(batch):
