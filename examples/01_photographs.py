@@ -9,9 +9,9 @@ The embedded backbone knows digits and nothing else: untrained it cannot answer,
 then ARR-COC learns from it. It learns to judge brightness, not to see: do not expect it to name a
 cat. For that take a real one (model=qwen3_vl_2b).
 
-Result (exact match, seed 0): 96.7 % from all 16 tokens; from 2 of them ARR-COC 98.3, random ones
-62.5, a smaller image 80.0; of 120 questions, so two of them are 1.7 %.
-Costs: 96 s of processor time on a busy machine, 2026-11-21. Run: python examples/01_photographs.py
+Result (exact match, seed 0, one thread): 95.8 % from all 16 tokens; from 2 of them ARR-COC 84.2,
+random ones 64.2, a smaller image 70.8; of 120 questions, so two of them are 1.7 %.
+Costs: 129 s of processor time on a busy machine, 2026-11-21. Run: python examples/01_photographs.py
 """
 
 from __future__ import annotations

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_arrcoc.data.datamodule import SPLITS
+from lightning_arrcoc.data.skipping import SKIPPED, write_skipped
 from lightning_arrcoc.data.texture_building import Built, build_textures, shown_progress
 from lightning_arrcoc.data.texture_cache import TextureCache
+from lightning_arrcoc.data.workers import available_cores
 from lightning_arrcoc.relevance import TextureGenerator
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.chat import ChatProcessor
@@ -56,7 +60,7 @@ def cache(config: DictConfig) -> int:
     textures = TextureCache(data.texture_cache or FOLDER)
     workers = config.workers
     if workers is None:
-        workers = max(1, cores() // share.neighbours)
+        workers = max(1, available_cores() // share.neighbours)
     console = Console(soft_wrap=True)
     try:
         with shown_progress(sources, share.rank, share.ranks) as advance:
@@ -72,6 +76,10 @@ def cache(config: DictConfig) -> int:
         )
         raise
     console.print(summary(textures, built, share))
+    if built.skipped:
+        path = Path(HydraConfig.get().runtime.output_dir) / SKIPPED
+        write_skipped(path, built.skipped)
+        console.print(f"{len(built.skipped)} bad samples were left out; they are listed in {path}.")
     return 0
 
 
@@ -105,17 +113,13 @@ def share_of(environment: Mapping[str, str]) -> Share:
     """
     for rank, ranks, neighbours in LAUNCHERS:
         if rank in environment and ranks in environment:
-            found = int(environment[rank]), int(environment[ranks])
-            if not 0 <= found[0] < found[1]:
+            found = environment[rank], environment[ranks]
+            if not all(map(str.isdecimal, found)) or int(found[0]) >= int(found[1]):
                 raise ValueError(
                     f"{rank}={found[0]}, {ranks}={found[1]}; expected ranks from 0 to below their "
                     "number. Unset both to build with one process."
                 )
-            return Share(*found, max(1, int(environment.get(neighbours, "1"))))
+            near = environment.get(neighbours, "1")
+            beside = int(near) if near.isdecimal() else 1
+            return Share(int(found[0]), int(found[1]), max(1, beside))
     return Share(0, 1, 1)
-
-
-def cores() -> int:
-    """Cores that this process may use; macOS and Windows cannot say so exactly."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -19,7 +19,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
-    "doctor": "time settings of the loaders on this machine and name the best (doctor loader)",
+    "doctor": "try settings of the loaders (doctor loader) or batch sizes (doctor batch) here",
     "cache": "measure the textures of the data once and keep them on disk",
 }
 PLAIN = {  # these take no configuration
@@ -34,8 +34,14 @@ USAGE = (
 INTERRUPTED = 130
 
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # as torch calls it now, and before
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if not any(name in os.environ for name in ALLOCATOR):
+        # Read when torch is loaded; ranks that Lightning starts inherit it.
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
     arguments = sys.argv[1:]
     if arguments and arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -144,6 +150,10 @@ def _is_mendable(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
+    from omegaconf.errors import MissingMandatoryValue
+
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value. Give it one: {error.full_key}=..."
     text = str(error)
     if "Original Traceback" in text:  # from a worker of a loader: what it raised comes last
         text = text.rstrip().splitlines()[-1].partition(": ")[2]

@@ -28,7 +28,7 @@ from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.doctor import examine
-from lightning_arrcoc.memory import keep_freed_memory
+from lightning_arrcoc.memory.malloc import keep_freed_memory
 from lightning_arrcoc.module import ArrCocModule
 from lightning_arrcoc.pictures import (
     Answered,

@@ -40,10 +40,14 @@ OPTIONS: Mapping[str, Any] = {
     "topic": str,
     "rounds": int,
     "batches": int,
+    "headroom": float,
+    "most": int,
     "workers": int | None,
     "rebuild": bool,
 }
-LEAST = {"picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0}
+LEAST = {
+    "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
+}  # fmt: skip
 FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone", "data.texture_cache")
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")

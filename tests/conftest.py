@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_arrcoc.memory import peaks
+from lightning_arrcoc.memory.readings import Reading
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores, and so do theirs
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to its background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or Ctrl-C would reach no test
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,3 +75,53 @@ def together(tmp_path: Path) -> Callable[[str], list[str]]:
         return [out for out, _ in ended]
 
     return run
+
+
+class FakeMemory:
+    """A device whose memory is what a test says it is."""
+
+    name, has_allocator = "fake", True
+
+    def __init__(self) -> None:
+        self.allocated = self.reserved = self.others = self.retries = self.ooms = 0
+        self.peak = self.emptied = 0
+        self.total: int | None = 1 << 34
+        self.problems: list[str] = []
+
+    def hold(self, allocated: int, reserved: int | None = None, peak: int = 0) -> None:
+        self.allocated = allocated
+        self.reserved = allocated if reserved is None else reserved
+        self.peak = max(self.peak, allocated, peak)
+
+    def read(self) -> Reading:
+        peak = max(self.peak, self.allocated)
+        return Reading(
+            self.allocated, self.reserved, peak, max(peak, self.reserved), self.retries, self.ooms
+        )
+
+    def reset_peaks(self) -> None:
+        self.peak = self.allocated
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+        self.reserved = self.allocated
+
+    def capacity(self) -> int | None:
+        return self.total
+
+    def used_by_process(self) -> int | None:
+        return self.reserved
+
+    def used_by_all(self) -> int | None:
+        return self.reserved + self.others
+
+    def unseen(self) -> list[str]:
+        return self.problems
+
+
+@pytest.fixture
+def fake_memory(monkeypatch: pytest.MonkeyPatch) -> FakeMemory:
+    """Stands where the memory of the CPU is read from."""
+    memory = FakeMemory()
+    monkeypatch.setitem(peaks._SHARED, "cpu:0", peaks.Peaks(memory))
+    return memory

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lightning_arrcoc import ArrCocQwen3VL, cache_command, cli
-from lightning_arrcoc.cache_command import Share, cores, share_of
+from lightning_arrcoc.cache_command import Share, share_of
 from lightning_arrcoc.data import lmdb_files
 from lightning_arrcoc.data.texture_cache import TextureCache, TextureWriter
 
@@ -148,6 +150,33 @@ def test_a_process_knows_its_share(environment: dict[str, str], share: Share) ->
     assert share_of(environment) == share
 
 
+@pytest.mark.parametrize(
+    ("rank", "ranks"), [("2", "2"), ("-1", "2"), ("", "2"), ("0", ""), ("0", "0"), ("one", "2")]
+)
+def test_a_share_that_cannot_be_is_refused(rank: str, ranks: str) -> None:
+    with pytest.raises(ValueError, match=rf"RANK={rank}, WORLD_SIZE={ranks}; expected ranks"):
+        share_of({"RANK": rank, "WORLD_SIZE": ranks})
+
+
+def test_bad_samples_are_left_out_counted_and_listed(run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "good.png")
+    lines = [{"image": name, "question": "?", "answer": "7"} for name in ("good.png", "no.png")]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ("data=jsonl", "data.val=null", "data.test=null", "data.train.path=asked.jsonl")
+    code, out, err = run("cache", *words, "data.train.on_bad_sample=skip")
+    assert code == 0, err
+    assert "1 of 1 images were measured now" in out
+    (listed,) = (tmp_path / "outputs" / "cache").rglob("skipped.jsonl")
+    assert f"1 bad samples were left out; they are listed in {listed}" in out
+    assert json.loads(listed.read_text())["line"] == 2
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_that_cannot_be_one_is_one_line(run: Run, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    assert "Textures cannot be written to" in refused(run, *SMALL, f"data.texture_cache={folder}")
+
+
 def test_each_rank_builds_its_own_shard(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,13 +193,12 @@ def test_each_rank_builds_its_own_shard(
 def test_all_cores_work_and_neighbours_share_them(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cores() >= 1
     given: list[int] = []
     monkeypatch.setattr(
         cache_command, "build_textures",
         lambda *_, workers, **__: given.append(workers) or cache_command.Built(1, 1, 1.0),
     )  # fmt: skip
-    monkeypatch.setattr(cache_command, "cores", lambda: 6)
+    monkeypatch.setattr(cache_command, "available_cores", lambda: 6)
     run("cache")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -220,6 +248,7 @@ def test_a_cache_that_fit_cannot_read_is_one_line(run: Run, tmp_path: Path) -> N
         (("workers=-1",), "workers=-1; expected 0 or more"),
         (("workers=some",), "expected int"),
         (("model.backbone=nowhere/at/all",), "No backbone"),
+        (("data.val.split=???",), "data.val.split has no value. Give it one: data.val.split=..."),
         (("rebuild=perhaps",), "expected bool"),
     ],
 )

@@ -86,7 +86,7 @@ def test_the_groups_hold_what_was_promised() -> None:
             "tensions",
         },
         "data": {"digits", "jsonl", "jsonl_one_file", "hub"},
-        "callbacks": {"default", "none"},
+        "callbacks": {"default", "memory", "none", "safe"},
         "trainer": {"cpu", "gpu", "ddp"},
         "logger": {"auto", "csv", "wandb", "tensorboard"},
         "experiment": {"debug", "tiny_base", "small", "prod"},
@@ -113,6 +113,15 @@ def test_what_an_experiment_says_is_what_counts(composed: Compose) -> None:
     debug = composed("fit", "experiment=debug")
     assert (debug.picture_samples, debug.trainer.max_steps) == (4, 3)
     assert composed("fit", "experiment=debug", "trainer.max_steps=7").trainer.max_steps == 7
+
+
+@pytest.mark.parametrize("data", GROUPS["data"])
+def test_a_run_to_see_whether_everything_runs_does_so_with_any_data(
+    data: str, composed: Compose
+) -> None:
+    config = composed("fit", "experiment=debug", f"data={data}")
+    check_config(config)
+    assert config.data.batch_size * config.trainer.limit_test_batches == 8
 
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])

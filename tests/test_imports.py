@@ -13,8 +13,11 @@ import lightning_arrcoc
 
 PACKAGE = Path(lightning_arrcoc.__file__).parent
 ALONE = ("callbacks", "plugins", "loggers")
-# Events, plain file handling, and comparing architectures.
-SHARED = tuple(f"lightning_arrcoc.{name}" for name in ("events", "atomic", "architecture"))
+# Events, plain file handling, comparing architectures, where a run comes from, and memory.
+SHARED = tuple(
+    f"lightning_arrcoc.{name}"
+    for name in ("events", "atomic", "architecture", "provenance", "memory")
+)
 
 
 def imports(file: Path) -> set[str]:
@@ -34,7 +37,7 @@ def files(folder: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("folder", ALONE)
-def test_drop_ins_import_nothing_of_ours_but_events_and_files(folder: str) -> None:
+def test_drop_ins_import_nothing_of_ours_but_events_files_and_provenance(folder: str) -> None:
     for file in files(folder):
         ours = {
             name
@@ -44,6 +47,15 @@ def test_drop_ins_import_nothing_of_ours_but_events_and_files(folder: str) -> No
             and not (folder == "callbacks" and name.startswith("lightning_arrcoc.plugins"))
         }
         assert ours == set(), file
+
+
+def test_memory_is_plain_torch_and_uses_nothing_of_ours_but_files() -> None:
+    for file in files("memory"):
+        for name in imports(file):
+            assert name.split(".")[0] != "lightning", file
+            assert not name.startswith("lightning_arrcoc.") or name.startswith(
+                ("lightning_arrcoc.memory", "lightning_arrcoc.atomic")
+            ), file
 
 
 def test_relevance_knows_neither_lightning_nor_transformers_nor_the_rest() -> None:
@@ -89,6 +101,12 @@ def test_vlm_imports_relevance_and_itself_alone() -> None:
         "lightning_arrcoc",
         "lightning_arrcoc.callbacks.curriculum",
         "lightning_arrcoc.callbacks.atomic_checkpoint",
+        "lightning_arrcoc.callbacks.gradient_monitor",
+        "lightning_arrcoc.plugins.precision_probe",
+        "lightning_arrcoc.plugins.selective_precision",
+        "lightning_arrcoc.callbacks.memory_guard",
+        "lightning_arrcoc.callbacks.memory_monitor",
+        "lightning_arrcoc.callbacks.oom_guard",
     ],
 )
 def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: str) -> None:

@@ -66,7 +66,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.25, 0.1, 0.05])
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--runs", type=Path, help="keep what is trained here, and go on from it")
+    parser.add_argument(
+        "--runs", type=Path, help="keep what is trained and measured here, and go on from it"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.seeds < 1:
@@ -105,12 +107,28 @@ def measured(arguments: argparse.Namespace, variants: list[str]) -> Figures:
         for seed in range(arguments.seeds):
             for variant in variants:
                 run = Path(folder).absolute() / variant / str(seed)
-                model = load(train(run, seed, [*VARIANTS[variant], *arguments.overrides]))
-                players = [(FULL, 1.0, full)] if not found else []
+                checkpoint = train(run, seed, [*VARIANTS[variant], *arguments.overrides])
+                players: list[Any] = [(FULL, 1.0, full)] if not found else []
                 players += [(variant, b, with_selector(None)) for b in arguments.budgets]
-                for key, answers in measure(model, samples, arguments.batch, players).items():
-                    found.setdefault(key, []).append(figures(answers))
+                for key, row in asked(checkpoint, samples, arguments.batch, players).items():
+                    found.setdefault(key, []).append(row)
     return found
+
+
+def asked(
+    checkpoint: Path, samples: list[Any], batch: int, players: list[Any]
+) -> dict[tuple[str, float], dict[str, float]]:
+    """What was measured of a checkpoint lies beside it, and is not measured again."""
+    kept = checkpoint.with_suffix(f".{len(samples)}.json")
+    words = {(name, budget): f"{name} {budget}" for name, budget, _ in players}
+    up_to_date = kept.exists() and kept.stat().st_mtime >= checkpoint.stat().st_mtime
+    known = json.loads(kept.read_text()) if up_to_date else {}
+    new = [player for player in players if words[player[:2]] not in known]
+    if new:
+        for key, answers in measure(load(checkpoint), samples, batch, new).items():
+            known[words[key]] = figures(answers)
+        kept.write_text(json.dumps(known, indent=1))
+    return {key: known[word] for key, word in words.items()}
 
 
 def apart_from_whole(found: Figures, key: tuple[str, float]) -> Spread:

@@ -5,8 +5,9 @@
 
 An epoch gives every image's textures once, through a DataLoader, in a random order. The peers are a
 file an image by torch.save (read with weights_only) and one by pickle, both fp16; the limit is a
-copy of the same bytes in memory. Milliseconds are processor time of one thread; rates are those of
-the best round, by the clock. Files were just written, so that they come from the system's memory.
+copy of the same bytes in memory. The peers take turns. Milliseconds are processor time of one
+thread, the median and the half of all reads around it; rates are those of the best and the worst
+round, by the clock. Files were just written, so that they come from the system's memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_arrcoc.data.texture_cache import TextureCache, TextureWriter
 from lightning_arrcoc.data.texture_entry import pack
-from lightning_arrcoc.memory import keep_freed_memory
+from lightning_arrcoc.memory.malloc import keep_freed_memory
 from lightning_arrcoc.relevance import TextureGenerator
 
 TARGET = 0.01  # reading back, over measuring
@@ -101,8 +102,10 @@ def contestants(
     return ways, {name: size / images for name, size in sizes.items()}
 
 
-def alone(ways: dict[str, Callable[[int], Tensor]], images: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds an image without a loader, of processor time: neighbours do not count."""
+def alone(
+    ways: dict[str, Callable[[int], Tensor]], images: int, rounds: int
+) -> dict[str, list[float]]:
+    """Milliseconds an image without a loader, of processor time: neighbours do not count."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, get in ways.items():
@@ -110,27 +113,28 @@ def alone(ways: dict[str, Callable[[int], Tensor]], images: int, rounds: int) ->
                 start = time.process_time()
                 get(number)
                 found[name].append(1e3 * (time.process_time() - start))
-    return {name: statistics.median(times) for name, times in found.items()}
+    return found
 
 
 def epochs(
     ways: dict[str, Callable[[int], Tensor]], images: int, workers: list[int], rounds: int
-) -> dict[str, dict[int, float]]:
-    """Best samples a second of each way and number of workers; the start of workers is left out."""
-    found: dict[str, dict[int, float]] = {name: {} for name in ways}
+) -> dict[str, dict[int, list[float]]]:
+    """Samples a second of each way and number of workers; the start of workers is left out."""
+    found: dict[str, dict[int, list[float]]] = {name: {n: [] for n in workers} for name in ways}
     for count in workers:
-        for name, get in ways.items():
-            loader = DataLoader(
+        loaders = {
+            name: DataLoader(
                 Epoch(get, images), batch_size=8, shuffle=True, num_workers=count,
                 persistent_workers=count > 0,
-            )  # fmt: skip
-            rates = []
-            for turn in range(1 + rounds):
+            )
+            for name, get in ways.items()
+        }  # fmt: skip
+        for turn in range(1 + rounds):
+            for name, loader in loaders.items():
                 start = time.perf_counter()
                 seen = sum(len(batch) for batch in loader)
                 if turn:
-                    rates.append(seen / (time.perf_counter() - start))
-            found[name][count] = max(rates)
+                    found[name][count].append(seen / (time.perf_counter() - start))
     return found
 
 
@@ -153,30 +157,33 @@ def main() -> None:
         ways, sizes = contestants(Path(folder), pictures, texture, asked.images)
         each_ms = alone(ways, asked.images, asked.rounds)
         rates = epochs(ways, asked.images, asked.workers, asked.rounds)
-    share = each_ms["the cache"] / each_ms["measured again"]
+    medians = {name: statistics.median(times) for name, times in each_ms.items()}
+    share = medians["the cache"] / medians["measured again"]
     rows: dict[str, dict[str, Any]] = {
         name: {
             "bytes_an_image": sizes.get(name),
-            "ms": each_ms[name],
-            "of_measuring": each_ms[name] / each_ms["measured again"],
+            "ms": medians[name],
+            "ms_quartiles": statistics.quantiles(each_ms[name])[::2],
+            "of_measuring": medians[name] / medians["measured again"],
             "samples_a_second": rates[name],
         }
         for name in ways
     }
-    header = ["textures", "bytes an image", "ms", "of measuring"]
-    header += [f"per s, {count} workers" for count in asked.workers]
+    header = ["textures", "bytes an image", "ms", "half of them", "of measuring"]
+    header += [f"per s, {count} workers (worst)" for count in asked.workers]
     cells = {
         name: [
             f"{row['bytes_an_image']:,.0f}" if row["bytes_an_image"] else "",
             f"{row['ms']:.3f}",
+            "{:.3f} to {:.3f}".format(*row["ms_quartiles"]),
             f"{row['of_measuring']:.3%}",
-            *(f"{rate:,.0f}" for rate in row["samples_a_second"].values()),
+            *(f"{max(r):,.0f} ({min(r):,.0f})" for r in row["samples_a_second"].values()),
         ]
         for name, row in rows.items()
     }
     print(", ".join(machine().values()))
     title = f"{asked.images} images of {asked.size} px, {texture.out_channels} channels"
-    Console(width=140).print(table(title, header, cells))
+    Console(width=160).print(table(title, header, cells))
     reached = "reached" if share <= TARGET else "missed"
     print(f"reading back takes {share:.3%} of measuring; target: {TARGET:.0%}, {reached}")
     if asked.json:

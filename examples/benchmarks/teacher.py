@@ -22,7 +22,7 @@ import torch
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
-from lightning_arrcoc.memory import keep_freed_memory
+from lightning_arrcoc.memory.malloc import keep_freed_memory
 from lightning_arrcoc.objectives import HardChoice, Teacher
 
 BUDGET = (0.1, 0.1)

@@ -18,7 +18,7 @@ import torch
 from measuring import machine
 from torch import Tensor
 
-from lightning_arrcoc.memory import keep_freed_memory
+from lightning_arrcoc.memory.malloc import keep_freed_memory
 from lightning_arrcoc.relevance.textures import CELL_PX, TextureGenerator
 from lightning_arrcoc.relevance.textures.generator import MEASURES
 from lightning_arrcoc.relevance.textures.picture import Picture

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from datetime import datetime, timezone
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
 
 from lightning_arrcoc.architecture import architecture_of
 from lightning_arrcoc.callbacks.emergency import Agreement
 from lightning_arrcoc.callbacks.random_states import rng_states
 from lightning_arrcoc.plugins.manifest import STAMPS
+from lightning_arrcoc.provenance import describe_run
 
 Plain = dict[str, Any]
 
@@ -48,39 +44,6 @@ class Stamps:
             **(gathered or alone),
             "saved_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-
-
-def describe_run() -> Plain:
-    """What does not change while a run lasts: versions, host, commit."""
-    return {
-        "host": platform.node(),
-        "git": git_state(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "lightning": str(pl.__version__),
-            "numpy": str(np.__version__),
-        },
-    }
-
-
-def git_state() -> Plain | None:
-    """Commit of the working folder, and whether files differ from it; None outside git."""
-
-    def ask(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, timeout=10, check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )  # fmt: skip
-        return done.stdout.strip()
-
-    try:
-        return {
-            "commit": ask("rev-parse", "HEAD"),
-            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def metrics_of(trainer: pl.Trainer) -> dict[str, float]:

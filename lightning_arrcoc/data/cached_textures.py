@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_arrcoc.data.missing_textures import Recipe, digests_of
 from lightning_arrcoc.data.sample import Sample
-from lightning_arrcoc.data.texture_building import Recipe, digests_of
 from lightning_arrcoc.data.texture_cache import TextureCache
 from lightning_arrcoc.data.texture_entry import texture_key
 
@@ -31,6 +31,11 @@ class CachedTextures:
         self.cache = TextureCache(folder)
         self.recipe = recipe
         self._warned = False
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells it from others: two that share it give the same."""
+        return str(self.cache.folder), self.recipe.fingerprint
 
     def __call__(self, samples: Sequence[Sample], inputs: Mapping[str, Any]) -> list[Tensor]:
         """``(C, H, W)`` fp16 for each image, in the order of the batch.

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
-from lightning_arrcoc.data.collate import Collator, Encode, LookUp
-from lightning_arrcoc.data.order import Drawn, EpochLoader, EpochOrder, Place
-from lightning_arrcoc.data.questions import Questions
+from lightning_arrcoc.data.borrowed import processor_of, recipe_of
+from lightning_arrcoc.data.collate import Collator, Encode
+from lightning_arrcoc.data.loaders import (
+    Kept,
+    Loading,
+    loader,
+    may_pin,
+    place_of,
+    shared_by,
+    workers_stay,
+)
+from lightning_arrcoc.data.order import Place
 from lightning_arrcoc.data.sample import Source
-from lightning_arrcoc.data.skipping import leave_out_bad, questions_in, write_skipped
-from lightning_arrcoc.data.staged import StagedDataset
+from lightning_arrcoc.data.skipping import (
+    SKIPPED,
+    Unchecked,
+    leave_out_bad,
+    questions_in,
+    unchecked,
+    write_skipped,
+)
 from lightning_arrcoc.data.workers import worker_count
 
 if TYPE_CHECKING:
-    from lightning_arrcoc.data.texture_building import Recipe
+    from lightning_arrcoc.data.cached_textures import CachedTextures
+    from lightning_arrcoc.data.missing_textures import Recipe
 
-SKIPPED = "skipped.jsonl"  # in the folder of the run
 SPLITS = ("train", "val", "test")
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -116,8 +128,8 @@ class VqaDataModule(pl.LightningDataModule):
         self.cached_splits = tuple(cached_splits)
         self.build_textures = build_textures
         self._processor, self._recipe = processor, recipe
-        self._built: set[str] = set()
-        self._made: dict[str, tuple[tuple[Any, ...], DataLoader[Any]]] = {}
+        self._built: set[tuple[str, ...]] = set()
+        self._kept = Kept()
         self._passes_by_hand = 0
 
     @property
@@ -127,16 +139,7 @@ class VqaDataModule(pl.LightningDataModule):
         Raises:
             MisconfigurationException: none was given and the model has none.
         """
-        if self._processor is not None:
-            return self._processor
-        module = self.trainer.lightning_module if self.trainer else None
-        processor: Encode | None = getattr(module, "processor", None)
-        if processor is None:
-            raise MisconfigurationException(
-                "VqaDataModule has no processor, and the LightningModule offers none. Pass "
-                "VqaDataModule(processor=...) or give the module a `processor` attribute."
-            )
-        return processor
+        return processor_of(self.trainer) if self._processor is None else self._processor
 
     @property
     def recipe(self) -> Recipe:
@@ -146,29 +149,18 @@ class VqaDataModule(pl.LightningDataModule):
             MisconfigurationException: none was given and the model has none.
             ValueError: the model's cannot be cached.
         """
-        if self._recipe is not None:
-            return self._recipe
-        module: Any = self.trainer.lightning_module if self.trainer else None
-        if not hasattr(module, "texture_recipe"):
-            raise MisconfigurationException(
-                "VqaDataModule has a texture_cache, and the LightningModule does not say how "
-                "textures come about. Pass VqaDataModule(recipe=...), give the module a method "
-                "`texture_recipe(processor)`, or leave texture_cache out."
-            )
-        recipe: Recipe = module.texture_recipe(self.processor)
-        return recipe
+        return recipe_of(self.trainer, self.processor) if self._recipe is None else self._recipe
 
     @property
     def _given(self) -> dict[str, Source | None]:
         return {"train": self.train, "val": self.val, "test": self.test}
 
-    def cached_sources(self, splits: Sequence[str] = SPLITS) -> list[Source]:
-        """Those of some splits whose textures are to be cached."""
-        return [
-            source
-            for split in splits
-            if split in self.cached_splits and (source := self._given[split]) is not None
-        ]
+    def cached_sources(self, splits: Sequence[str] = SPLITS) -> list[Source | Unchecked]:
+        """Those of some splits whose textures are to be cached, stage by stage.
+
+        Bad samples that may be left out are still among them: who draws one is told.
+        """
+        return unchecked(self._given[split] for split in splits if split in self.cached_splits)
 
     def prepare_data(self) -> None:
         """Measure what the cache lacks for this run."""
@@ -177,20 +169,21 @@ class VqaDataModule(pl.LightningDataModule):
         from lightning_arrcoc.data.texture_building import build_textures, shown_progress
 
         fn = self.trainer.state.fn if self.trainer else None
-        splits = [s for s in (READ_BY[fn] if fn else SPLITS) if s not in self._built]
-        # Of copies, because bad samples are left out later, by all processes together.
-        sources = [
-            copy.copy(source) if isinstance(source, Questions) else source
-            for source in self.cached_sources(splits)
+        splits = [
+            split for split in (READ_BY[fn] if fn else SPLITS) if self.cached_sources([split])
         ]
-        if sources:
+        if not splits:
+            return
+        cache = str(self.texture_cache), self.recipe.fingerprint
+        lacking = [split for split in splits if (*cache, split) not in self._built]
+        if sources := self.cached_sources(lacking):
             with shown_progress(sources) as advance:
                 build_textures(
                     self.texture_cache, sources, self.recipe,
                     workers=self._workers(sum(map(len, sources))),
                     advance=advance, tell=rank_zero_info,
                 )  # fmt: skip
-        self._built.update(splits)
+        self._built.update((*cache, split) for split in lacking)
 
     def setup(self, stage: str) -> None:
         """Leave out the bad samples of sources that ask for it, the same ones in every process.
@@ -218,16 +211,16 @@ class VqaDataModule(pl.LightningDataModule):
         rank_zero_warn(f"{len(left_out)} bad samples are left out; they are listed in {path}.")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", self.train)
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", self.val)
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", self.test)
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", self.test)
+        return self._loader("test")
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed}
@@ -237,43 +230,28 @@ class VqaDataModule(pl.LightningDataModule):
 
     # --------------------------------------------------------------------------------- loaders
 
-    def _loader(self, split: str, source: Source | None) -> DataLoader[Any]:
+    def _loader(self, split: str) -> DataLoader[Any]:
         """The split's loader; made anew only where something it depends on has changed."""
+        source, training = self._given[split], split == "train"
         if source is None:
             raise MisconfigurationException(f"VqaDataModule was given no {split} source.")
-        collate = Collator(
-            self.processor,
-            for_measuring=split != "train",
-            pack=split == "train" and self.pack_turns,
-            textures=self._textures_of(split),
-        )
+        pack, textures = training and self.pack_turns, self._textures_of(split)
+        collate = Collator(self.processor, for_measuring=not training, pack=pack, textures=textures)
         workers = self._workers(len(source))
-        # Stages change between epochs, and workers keep what they were made with.
-        stay = workers > 0 and not isinstance(source, StagedDataset)
-        options: dict[str, Any] = {"num_workers": workers, "pin_memory": self._pins(stay)}
-        if workers:
-            options |= {"prefetch_factor": self.prefetch_factor, "persistent_workers": stay}
-        size = self.batch_size if split == "train" else self.val_batch_size
-        shared = self._shared() if split == "train" else {}
-        settings = (
-            id(source), len(source), id(self.processor), self.pack_turns, self.seed, size,
-            self.texture_cache, *options.items(), *shared.items(),
+        how = Loading(
+            batch_size=self.batch_size if training else self.val_batch_size, seed=self.seed,
+            workers=workers, prefetch_factor=self.prefetch_factor,
+            pin_memory=self.pin_memory is not False
+            and may_pin(self.trainer, workers_stay(source, workers)),
+            **(shared_by(self.trainer) if training else {}),
         )  # fmt: skip
-        if split in self._made and self._made[split][0] == settings:
-            return self._made[split][1]
-        # One of its own, so that the random numbers of the process are left alone.
-        options["generator"] = torch.Generator().manual_seed(self.seed % 2**63)
-        dataset = Drawn(source, self.seed)
-        if split == "train":
-            order = EpochOrder(source, self._place, batch_size=size, seed=self.seed, **shared)
-            loader: DataLoader[Any] = EpochLoader(
-                dataset, batch_size=size, sampler=order, collate_fn=collate,
-                drop_last=len(order) >= size, **options,
-            )  # fmt: skip
-        else:
-            loader = DataLoader(dataset, batch_size=size, collate_fn=collate, **options)
-        self._made[split] = (settings, loader)
-        return loader
+        # What is named by its id lives on in the loader that is kept: no other takes that number.
+        depends_on = (
+            id(source), len(source), id(self.processor), pack, how,
+            None if textures is None else textures.identity,
+        )  # fmt: skip
+        place = self._place if training else None
+        return self._kept.get(split, depends_on, lambda: loader(source, collate, how, place))
 
     def _place(self) -> Place:
         """Where training stands, as the Trainer counts; without one, passes are counted."""
@@ -281,19 +259,9 @@ class VqaDataModule(pl.LightningDataModule):
         if trainer is None or not trainer.training:
             self._passes_by_hand += 1
             return Place(self._passes_by_hand - 1)
-        stop = trainer.num_training_batches
-        return Place(
-            trainer.current_epoch,
-            trainer.fit_loop.batch_idx + 1,
-            None if math.isinf(stop) else int(stop),
-        )
+        return place_of(trainer)
 
-    def _shared(self) -> dict[str, int]:
-        """How many processes share the training samples, and which one this is."""
-        kwargs = self.trainer.distributed_sampler_kwargs if self.trainer else None
-        return dict(kwargs or {})
-
-    def _textures_of(self, split: str) -> LookUp | None:
+    def _textures_of(self, split: str) -> CachedTextures | None:
         if self.texture_cache is None or split not in self.cached_splits:
             return None
         from lightning_arrcoc.data.cached_textures import CachedTextures
@@ -304,15 +272,3 @@ class VqaDataModule(pl.LightningDataModule):
         if self.num_workers is not None:
             return self.num_workers
         return worker_count(samples, self.trainer.num_devices if self.trainer else 1)
-
-    def _pins(self, workers_stay: bool) -> bool:
-        """Whether to pin memory: for CUDA alone.
-
-        Not where loaders are asked for anew while their workers stay, which torch cannot do
-        reliably (pytorch/pytorch#91252).
-        """
-        trainer = self.trainer
-        if self.pin_memory is False or trainer is None:
-            return False
-        renewed = workers_stay and getattr(trainer, "reload_dataloaders_every_n_epochs", 0) > 0
-        return isinstance(trainer.accelerator, CUDAAccelerator) and not renewed

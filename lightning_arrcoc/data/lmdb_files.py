@@ -35,14 +35,13 @@ def look_up(path: Path, key: bytes, use: Callable[[memoryview | None], Found]) -
     """
     with LOCK:
         while True:
-            environment = opened(path)
             try:
-                with environment.begin(buffers=True) as transaction:
+                with opened(path).begin(buffers=True) as transaction:
                     return use(transaction.get(key))
-            except lmdb.MapResizedError:
-                environment.set_mapsize(0)  # a writer made it larger: take over its size
+            except lmdb.MapResizedError:  # a writer made it larger, perhaps while it was opened
+                close(path)
             except lmdb.ReadersFullError:
-                if not environment.reader_check():  # no reader died and left its place
+                if path not in _open or not _open[path].reader_check():  # none died in its place
                     time.sleep(0.001)
 
 
@@ -69,7 +68,8 @@ def write(path: Path, values: Mapping[bytes, bytes]) -> None:
 def count(path: Path) -> int:
     """Values in a file, its own record aside."""
     with LOCK:
-        return int(opened(path).stat()["entries"]) - look_up(path, FORMAT_KEY, _is_there)
+        ours = look_up(path, FORMAT_KEY, _is_there)
+        return int(opened(path).stat()["entries"]) - ours
 
 
 def start_writing(path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 MOST_BYTES = 256 * 2**20  # chosen by us: 64 million pixels of 32 bits, not compressed
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 LOCAL = ("file", "local")  # as URLs these would lead around the rules for paths
 
 
@@ -45,8 +48,26 @@ class PictureFolder:
         self.root = str(root).rstrip("/") if self.url else os.path.realpath(root)
         self.allow_outside, self.protocols = allow_outside, tuple(named)
 
+    def encoded(self, picture: Any) -> tuple[str, bytes]:
+        """What errors call a picture of a row, and its bytes.
+
+        Args:
+            picture: a name, bytes, or a mapping with `bytes` and `path`, as datasets stores them.
+
+        Raises:
+            ValueError: it is nothing of these, or as for `read`.
+        """
+        if isinstance(picture, Mapping):
+            name, content = picture.get("path"), picture.get("bytes")
+            picture = name if content is None else content
+        if isinstance(picture, bytes):
+            return "the picture in this row", picture
+        if not isinstance(picture, str):
+            raise ValueError("no picture: neither bytes nor a path.")
+        return picture, self.read(picture)
+
     def read(self, name: str) -> bytes:
-        """The encoded picture.
+        """The encoded picture of this name.
 
         Raises:
             FileNotFoundError: there is none of this name.
@@ -59,6 +80,8 @@ class PictureFolder:
             raise ValueError(f"{name!r} is no name of a picture.")
         if "://" in name:
             protocol = protocol_of(name)
+            if protocol in LOCAL:
+                raise ValueError(f"{shown(name)!r} is a URL; name local pictures by their path.")
             if protocol not in self.protocols:
                 raise ValueError(
                     f"{shown(name)!r} is a URL, and none of this kind is opened unless it is "
@@ -99,7 +122,9 @@ def read_file(path: str | Path, *, shown_as: str | None = None) -> bytes:
         with os.fdopen(os.open(path, flags), "rb") as file:
             _refuse_others(os.fstat(file.fileno()).st_mode, name)
             return _no_more_than_allowed(file.read(MOST_BYTES + 1), name)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         raise FileNotFoundError(missing) from error
 
 

@@ -107,14 +107,26 @@ class Questions(Dataset[Sample], ABC):
             return self._sample(row)
         except FAULTS as error:
             raise self._blame(row, error) from error
+        except OSError as error:
+            raise self._named(row, error) from error
 
     def judge(self, row: int) -> str | None:
         """What is wrong with a row, found by opening all of it; None where nothing is."""
+        found = self.attempt(row)
+        return found if isinstance(found, str) else None
+
+    def attempt(self, row: int) -> Sample | str:
+        """A row's sample, or what is wrong with it.
+
+        Raises:
+            OSError: it could not be read, which is no fault of its own.
+        """
         try:
-            self._sample(row)
+            return self._sample(row)
         except FAULTS as error:
             return str(error)
-        return None
+        except OSError as error:
+            raise self._named(row, error) from error
 
     def leave_out(self, bad: Mapping[int, str]) -> None:
         """Take rows away, each for its reason; after that the source counts as checked.
@@ -143,7 +155,7 @@ class Questions(Dataset[Sample], ABC):
         record = self._record(row)
         images, digests = [], []
         for picture in record.pictures:
-            name, content = self._encoded(picture)
+            name, content = self.folder.encoded(picture)
             images.append(decode_image(content, name))
             digests.append(sha256(content).hexdigest())
         return Sample(tuple(images), record.turns, record.family, digests=tuple(digests))
@@ -151,23 +163,16 @@ class Questions(Dataset[Sample], ABC):
     def _record(self, row: int) -> Record:
         return read_record(self._read(row), self.columns)
 
-    def _encoded(self, picture: Any) -> tuple[str, bytes]:
-        """Name and bytes of a picture that a row names or holds."""
-        if isinstance(picture, Mapping):
-            name, content = picture.get("path"), picture.get("bytes")
-            picture = name if content is None else content
-            if not isinstance(picture, str | bytes):
-                raise ValueError("no picture: neither bytes nor a path.")
-        if isinstance(picture, bytes):
-            return "the picture in this row", picture
-        return picture, self.folder.read(picture)
-
     def _blame(self, row: int, error: object) -> ValueError:
         file, line = self.where(row)
         return ValueError(
             f"{file}, line {line}: {error} Mend it, or leave such samples out with "
             "on_bad_sample=skip."
         )
+
+    def _named(self, row: int, error: OSError) -> OSError:
+        file, line = self.where(row)
+        return OSError(f"{file}, line {line}: {error}")
 
     # ------------------------------------------------------------------------------ splitting
 
@@ -192,12 +197,11 @@ class Questions(Dataset[Sample], ABC):
         known: dict[str, str] = {}  # many rows ask about the same picture
 
         def digest(picture: Any) -> str:
-            if isinstance(picture, str) and picture in known:
-                return known[picture]
-            found = sha256(self._encoded(picture)[1]).hexdigest()
-            if isinstance(picture, str):
-                known[picture] = found
-            return found
+            if not isinstance(picture, str):
+                return sha256(self.folder.encoded(picture)[1]).hexdigest()
+            if picture not in known:
+                known[picture] = sha256(self.folder.read(picture)).hexdigest()
+            return known[picture]
 
         digests = []
         for row in self.rows.tolist():

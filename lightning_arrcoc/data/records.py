@@ -61,11 +61,11 @@ def read_record(row: Mapping[str, Any], columns: Mapping[str, str]) -> Record:
         ValueError: something is missing or cannot be understood.
     """
     found = {key: value_of(row, columns.get(key, key)) for key in KEYS}
-    pictures = _pictures(found)
+    pictures = _pictures(found, columns)
     if found["conversations"] is not None:
         turns = _conversation(found["conversations"], len(pictures))
     else:
-        turns = (_question(found),)
+        turns = (_question(found, columns, len(pictures)),)
     family = found["family"]
     return Record(pictures, turns, "all" if family is None else _text(family, "family"))
 
@@ -80,10 +80,15 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def _pictures(found: Mapping[str, Any]) -> tuple[Any, ...]:
+def _absent(what: str, keys: Sequence[str], columns: Mapping[str, str]) -> ValueError:
+    names = " or ".join(f"`{columns.get(key, key)}`" for key in keys)
+    return ValueError(f"no {what}; expected {names}.")
+
+
+def _pictures(found: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[Any, ...]:
     values = found["image"] if found["images"] is None else found["images"]
     if values is None or (isinstance(values, Sequence) and not values):
-        raise ValueError("no picture; expected `image` or `images`.")
+        raise _absent("picture", ("image", "images"), columns)
     pictures = tuple(values) if isinstance(values, list | tuple) else (values,)
     for picture in pictures:
         if not isinstance(picture, str | bytes | Mapping):
@@ -91,15 +96,15 @@ def _pictures(found: Mapping[str, Any]) -> tuple[Any, ...]:
     return pictures
 
 
-def _question(found: Mapping[str, Any]) -> Turn:
+def _question(found: Mapping[str, Any], columns: Mapping[str, str], pictures: int) -> Turn:
     if found["question"] is None:
-        raise ValueError("no question; expected `question`.")
-    question = _text(found["question"], "question")
+        raise _absent("question", ("question",), columns)
+    question = _text(_unmarked(_text(found["question"], "question"), pictures), "question")
     accepted = _answers(found["answers"])
     if found["answer"] is not None:
         return Turn(question, _text(found["answer"], "answer"), accepted)
     if not accepted:
-        raise ValueError("no answer; expected `answer` or `answers`.")
+        raise _absent("answer", ("answer", "answers"), columns)
     return Turn(question, Counter(accepted).most_common(1)[0][0], accepted)
 
 
@@ -128,18 +133,22 @@ def _conversation(messages: Any, pictures: int) -> tuple[Turn, ...]:
             "`conversations` is no list of questions and answers in turn; expected "
             '[{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...].'
         )
-    texts = [text for _, text in said]
-    marks = texts[0].count(PLACEHOLDER)
-    if marks not in (0, pictures) or any(PLACEHOLDER in text for text in texts[1:]):
-        raise ValueError(
-            f"{PLACEHOLDER} stands {marks} times in the first question, or in a later one; "
-            f"expected {pictures} times in the first, as there are pictures, or nowhere."
-        )
-    texts[0] = texts[0].replace(PLACEHOLDER, "")
+    texts = [_unmarked(said[0][1], pictures), *(_unmarked(text, 0) for _, text in said[1:])]
     return tuple(
         Turn(_text(question, "question"), _text(answer, "answer"))
         for question, answer in zip(texts[::2], texts[1::2], strict=True)
     )
+
+
+def _unmarked(text: str, pictures: int) -> str:
+    """A text without the marks of where pictures stand; it has none, or one for each of so many."""
+    marks = text.count(PLACEHOLDER)
+    if marks not in (0, pictures):
+        raise ValueError(
+            f"{PLACEHOLDER} stands {marks} times in {text[:60]!r}; expected {pictures} times "
+            "there, as there are pictures in the first question and none elsewhere."
+        )
+    return text.replace(PLACEHOLDER, "")
 
 
 def _message(message: Any) -> tuple[str, str]:
@@ -162,6 +171,8 @@ def _text(value: Any, what: str) -> str:
     text = str(value).strip()
     if not text:
         raise ValueError(f"no {what}: it is empty.")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"the {what} {text[:60]!r} holds half a letter; expected Unicode.")
     steering = STEERING.search(text)
     if steering:
         raise ValueError(f"the {what} holds {steering[0]!r}, a word that steers the model.")

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.data.questions import Questions, Skipped
-from lightning_arrcoc.data.sample import Source
-from lightning_arrcoc.data.staged import StagedDataset
+from lightning_arrcoc.data.sample import Sample, Source
+from lightning_arrcoc.data.staged import stages_of
 
+SKIPPED = "skipped.jsonl"  # in the folder of the run
 T = TypeVar("T")
 
 
@@ -35,11 +36,35 @@ class _Found(NamedTuple):
 
 def questions_in(sources: Iterable[Source | None]) -> list[Questions]:
     """Those that may hold bad samples, also where they are stages of another."""
-    found: list[Questions] = []
-    for source in sources:
-        parts = source.stages if isinstance(source, StagedDataset) else [source]
-        found += [part for part in parts if isinstance(part, Questions)]
-    return found
+    parts = (part for source in sources if source is not None for part in stages_of(source))
+    return [part for part in parts if isinstance(part, Questions)]
+
+
+class Unchecked(Dataset[Sample | Skipped]):
+    """All rows of a source that leaves out bad ones, before it knows which: these are told apart.
+
+    Drawing from the source itself would first open everything.
+    """
+
+    def __init__(self, source: Questions) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source.rows)
+
+    def __getitem__(self, index: int) -> Sample | Skipped:
+        row = int(self.source.rows[index])
+        found = self.source.attempt(row)
+        return Skipped(*self.source.where(row), found) if isinstance(found, str) else found
+
+
+def unchecked(sources: Iterable[Source | None]) -> list[Source | Unchecked]:
+    """Every source, stage by stage, without a search for bad samples ahead."""
+    parts = (part for source in sources if source is not None for part in stages_of(source))
+    return [
+        Unchecked(part) if isinstance(part, Questions) and not part.is_checked else part
+        for part in parts
+    ]
 
 
 def leave_out_bad(source: Questions, workers: int = 0) -> None:

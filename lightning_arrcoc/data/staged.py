@@ -33,3 +33,8 @@ class StagedDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self.stages[self.stage][index]
+
+
+def stages_of(source: Source) -> list[Source]:
+    """The stages of a source that has some, or itself."""
+    return source.stages if isinstance(source, StagedDataset) else [source]

@@ -7,30 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from PIL import Image
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lightning_arrcoc.data.sample import Sample, Source
+from lightning_arrcoc.data.missing_textures import MissingTextures, Recipe, part_of
+from lightning_arrcoc.data.questions import Skipped
+from lightning_arrcoc.data.sample import Source
+from lightning_arrcoc.data.skipping import Unchecked
 from lightning_arrcoc.data.texture_cache import TextureCache, TextureWriter
-from lightning_arrcoc.data.texture_entry import pack, texture_key
 
-STRETCH = 8  # samples a worker takes at a time: neighbours often show the same image
 BATCH = 64  # images; chosen by us: what a killed writer loses is measured again in seconds
-
-
-class Recipe(Protocol):
-    """How textures come about; see `TextureRecipe`, which is the model's own."""
-
-    fingerprint: str
-
-    def grid_of(self, image: Image.Image, /) -> tuple[int, int]: ...
-    def cells(self, grid_thw: Tensor, /) -> tuple[int, int]: ...
-    def measure(self, image: Image.Image, /) -> Tensor: ...
-    def measure_patches(self, patches: Tensor, grid_thw: Tensor, /) -> Tensor: ...
 
 
 class Built(NamedTuple):
@@ -40,33 +29,22 @@ class Built(NamedTuple):
         images: how many the samples show.
         measured: how many of them were not in the cache.
         seconds: it took.
+        skipped: bad samples that were left out, where their source allows that.
     """
 
     images: int
     measured: int
     seconds: float
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def images_a_second(self) -> float:
         return self.images / self.seconds
 
 
-class Stretch(NamedTuple):
-    """What a worker made of some samples in a row.
-
-    Attributes:
-        samples, images: how many.
-        entries: what is missing in the cache, packed, by key.
-    """
-
-    samples: int
-    images: int
-    entries: dict[bytes, bytes]
-
-
 def build_textures(
     folder: str | Path,
-    sources: Sequence[Source],
+    sources: Sequence[Source | Unchecked],
     recipe: Recipe,
     *,
     shard: int = 0,
@@ -100,10 +78,12 @@ def build_textures(
     start, images, measured = time.perf_counter(), 0, 0
     missing = MissingTextures(TextureCache(folder), sources, recipe, shard, shards)
     pending: dict[bytes, bytes] = {}
+    skipped: list[Skipped] = []
     with TextureWriter(folder, shard, rebuild=rebuild, tell=tell) as writer:
         try:
             for done in loader_of(missing, workers):
                 pending |= done.entries
+                skipped += done.skipped
                 images, measured = images + done.images, measured + len(done.entries)
                 if len(pending) >= batch:
                     writer.put(pending)
@@ -111,64 +91,7 @@ def build_textures(
                 advance(done.samples)
         finally:
             writer.put(pending)
-    return Built(images, measured, time.perf_counter() - start)
-
-
-class MissingTextures(Dataset[Stretch]):
-    """Stretches of one shard's samples, with the entries that a cache lacks."""
-
-    def __init__(
-        self,
-        cache: TextureCache,
-        sources: Sequence[Source],
-        recipe: Recipe,
-        shard: int = 0,
-        shards: int = 1,
-    ) -> None:
-        if not 0 <= shard < shards:
-            raise ValueError(f"shard={shard} of shards={shards}; expected 0 to {shards - 1}.")
-        self.samples: ConcatDataset[Sample] | None = None
-        if sources:
-            self.samples = ConcatDataset(sources)  # type: ignore[arg-type]  # any such object
-        self.cache, self.recipe = cache, recipe
-        self.mine = part_of(sum(map(len, sources)), shard, shards)
-        self.made: set[bytes] = set()  # by this worker
-
-    def __len__(self) -> int:
-        return -(-len(self.mine) // STRETCH)
-
-    def __getitem__(self, number: int) -> Stretch:
-        assert self.samples is not None
-        part = self.mine[number * STRETCH : (number + 1) * STRETCH]
-        images, entries = 0, dict[bytes, bytes]()
-        for sample in (self.samples[index] for index in part):
-            images += len(sample.images)
-            for image, digest in zip(sample.images, digests_of(sample), strict=True):
-                grid = self.recipe.grid_of(image)
-                key = texture_key(image, digest, self.recipe.fingerprint, grid)
-                if key not in self.made and self.cache.get(key) is None:
-                    entries[key] = pack(key, self.recipe.measure(image))
-                    self.made.add(key)
-        return Stretch(len(part), images, entries)
-
-
-def part_of(samples: int, shard: int, shards: int) -> range:
-    """Those that belong to a shard: neighbours, which often show the same image."""
-    return range(samples * shard // shards, samples * (shard + 1) // shards)
-
-
-def digests_of(sample: Sample) -> tuple[str | None, ...]:
-    """One for each image; None where the source does not know them.
-
-    Raises:
-        ValueError: there are some, but not one for each.
-    """
-    if sample.digests and len(sample.digests) != len(sample.images):
-        raise ValueError(
-            f"A sample has {len(sample.digests)} digests for {len(sample.images)} images; expected "
-            "one for each, or none."
-        )
-    return sample.digests or (None,) * len(sample.images)
+    return Built(images, measured, time.perf_counter() - start, tuple(skipped))
 
 
 def loader_of(missing: MissingTextures, workers: int) -> DataLoader[Any]:
@@ -194,7 +117,7 @@ def ignore_interrupts(_worker: int) -> None:
 
 @contextmanager
 def shown_progress(
-    sources: Sequence[Source], shard: int = 0, shards: int = 1
+    sources: Sequence[Source | Unchecked], shard: int = 0, shards: int = 1
 ) -> Iterator[Callable[[int], object]]:
     """A bar of a shard's samples on the screen while it lasts, and what moves it on."""
     samples = len(part_of(sum(map(len, sources)), shard, shards))
@@ -202,6 +125,10 @@ def shown_progress(
         TextColumn("textures"), BarColumn(), MofNCompleteColumn(), TextColumn("samples"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, transient=True, disable=shard > 0) as progress:
+    console = Console()
+    seen = console.is_terminal or console.is_jupyter  # elsewhere it would leave an empty line
+    with Progress(
+        *columns, console=console, transient=True, disable=shard > 0 or not seen
+    ) as progress:
         task = progress.add_task("", total=samples)
         yield lambda more: progress.update(task, advance=more)

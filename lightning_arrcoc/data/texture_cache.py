@@ -90,6 +90,10 @@ class TextureWriter:
         shard: number of the file.
         rebuild: remove every shard of the folder first.
         tell: hears that another process is being waited for.
+
+    Raises:
+        OSError: on entering, the folder cannot be made or written.
+        ValueError: on entering, another version wrote the shard, or it is damaged.
     """
 
     def __init__(
@@ -105,12 +109,14 @@ class TextureWriter:
         self._lock = FileLock(self.path.with_suffix(".writer"))
 
     def __enter__(self) -> TextureWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            self.tell(f"Another process writes {str(self.path)!r}; waiting until it is done.")
-            self._lock.acquire(poll_interval=0.5)
+            self._acquire()
+        except OSError as error:
+            raise OSError(
+                f"Textures cannot be written to {str(self.path.parent)!r}: {error.strerror}. Name "
+                "a folder of your own with data.texture_cache=FOLDER; one that is whole is read as "
+                "it is with data.build_textures=false."
+            ) from error
         try:
             if self.rebuild:
                 for shard in self.path.parent.glob(SHARDS):
@@ -122,6 +128,14 @@ class TextureWriter:
             self._leave()
             raise
         return self
+
+    def _acquire(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            self.tell(f"Another process writes {str(self.path)!r}; waiting until it is done.")
+            self._lock.acquire(poll_interval=0.5)
 
     def put(self, entries: Mapping[bytes, bytes]) -> None:
         """Write a batch of packed textures by key, over what lies there.

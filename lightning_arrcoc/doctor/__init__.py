@@ -6,7 +6,10 @@ import difflib
 from importlib import import_module
 from typing import Any
 
-TOPICS = {"loader": "time a few settings of the loaders and name the best"}
+TOPICS = {
+    "loader": "time a few settings of the loaders and name the best",
+    "batch": "find the largest batches that fit, for training and for validation",
+}
 
 
 def named_topic(arguments: list[str]) -> list[str]:

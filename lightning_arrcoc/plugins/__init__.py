@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
+    from lightning_arrcoc.plugins.fp32 import full_precision
+    from lightning_arrcoc.plugins.precision_probe import probe_precision
+    from lightning_arrcoc.plugins.selective_precision import SelectivePrecision
 
-__all__ = ["AtomicCheckpointIO"]
+__all__ = ["AtomicCheckpointIO", "SelectivePrecision", "full_precision", "probe_precision"]
 
-_HOMES = {"AtomicCheckpointIO": "lightning_arrcoc.plugins.atomic_checkpoint_io"}
+_HOMES = {
+    "AtomicCheckpointIO": "lightning_arrcoc.plugins.atomic_checkpoint_io",
+    "SelectivePrecision": "lightning_arrcoc.plugins.selective_precision",
+    "full_precision": "lightning_arrcoc.plugins.fp32",
+    "probe_precision": "lightning_arrcoc.plugins.precision_probe",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +19,7 @@ from lightning_arrcoc.data.cached_textures import CachedTextures
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample, Turn
+from lightning_arrcoc.data.staged import StagedDataset
 from lightning_arrcoc.data.texture_building import build_textures
 from lightning_arrcoc.data.texture_cache import TextureCache, TextureWriter
 from lightning_arrcoc.data.texture_entry import texture_key
@@ -317,6 +319,44 @@ def test_splits_that_are_not_cached_are_left_to_the_model(
     assert "textures" in next(iter(data.val_dataloader()))["inputs"]
     assert "textures" not in next(iter(data.train_dataloader()))["inputs"]
     assert "textures" not in next(iter(data.test_dataloader()))["inputs"]
+    data.cached_splits = ()
+    assert "textures" not in next(iter(data.val_dataloader()))["inputs"]
+
+
+def test_a_data_module_follows_from_one_model_to_another(
+    model: ArrCocQwen3VL, tmp_path: Path
+) -> None:
+    """Even where it has a processor of its own, so that nothing else has changed."""
+    other = copy.deepcopy(model)
+    other.arr_coc.texture = TextureGenerator(["blue", "red"])
+    data = Digits(tmp_path / "textures", processor=model.processor)
+    for asked, channels, there in ((model, 13, 2), (other, 2, 4)):
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            lightning_module=WithTextures(asked),
+            state=SimpleNamespace(fn="validate"), num_devices=1, accelerator=None,
+        )  # fmt: skip
+        data.prepare_data()
+        assert entries(tmp_path / "textures") == there
+        for batch in data.val_dataloader():
+            assert {one.shape[0] for one in batch["inputs"]["textures"]} == {channels}
+
+
+class WithTextures(nn.Module):
+    """Says how the textures of a model come about, and no more."""
+
+    def __init__(self, model: ArrCocQwen3VL) -> None:
+        super().__init__()
+        self.model = model
+
+    def texture_recipe(self, processor: ChatProcessor) -> TextureRecipe:
+        return TextureRecipe(processor, self.model.arr_coc.texture)
+
+
+def test_every_stage_is_cached(model: ArrCocQwen3VL, tmp_path: Path) -> None:
+    stages = [samples()[:1], samples()[3:]]
+    data = VqaDataModule(StagedDataset(stages), texture_cache=tmp_path, recipe=recipe_of(model))
+    data.prepare_data()
+    assert entries(tmp_path) == 2
 
 
 # ------------------------------------------------------------------------------------ bad input

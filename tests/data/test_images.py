@@ -3,6 +3,7 @@
 import os
 import random
 import struct
+import warnings
 import zlib
 
 import pytest
@@ -277,6 +278,14 @@ def test_a_small_file_that_unfolds_to_a_huge_picture_is_refused(written, never_d
     assert len(content) < 100_000
     with pytest.raises(ValueError, match="is too large"):
         open_image(written(content))
+
+
+def test_what_pillow_only_warns_of_is_refused_whoever_silenced_it(monkeypatch, saved):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)  # a warning up to twice that
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="is too large"):
+            open_image(saved(Image.new("RGB", (90, 60)), "PNG"))
 
 
 @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])

@@ -86,7 +86,7 @@ def test_a_name_of_control_characters_is_refused(root: Path, name: str) -> None:
         PictureFolder(root).read(name)
 
 
-@pytest.mark.parametrize("name", ["absent.png", "deep", "deep/a b.png/more", "."])
+@pytest.mark.parametrize("name", ["absent.png", "deep", "deep/a b.png/more", ".", "x" * 300])
 def test_what_is_no_file_is_not_found(root: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"No picture .*; expected a file"):
         PictureFolder(root).read(name)
@@ -120,11 +120,15 @@ def test_a_link_in_a_circle_is_an_error_of_the_system(root: Path) -> None:
 # ------------------------------------------------------------------------------------------- URLs
 
 
-@pytest.mark.parametrize(
-    "url", ["https://example.org/a.png", "memory://x", "file:///etc/hostname", "s3://bucket/a"]
-)
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "memory://x", "s3://bucket/a"])
 def test_no_url_is_opened_unless_asked_for(root: Path, url: str) -> None:
     with pytest.raises(ValueError, match=r"is a URL, .* asked for: protocols="):
+        PictureFolder(root, allow_outside=True).read(url)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "LOCAL://etc/hostname"])
+def test_a_local_url_is_never_opened_and_nobody_is_told_to_allow_it(root: Path, url: str) -> None:
+    with pytest.raises(ValueError, match=r"is a URL; name local pictures by their path"):
         PictureFolder(root, allow_outside=True).read(url)
 
 

@@ -79,6 +79,20 @@ def test_a_dialogue_in_the_words_of_chat_templates() -> None:
     assert read({"image": "a", "conversations": messages}).turns == (Turn("?", "7"),)
 
 
+def test_a_mark_of_the_picture_in_a_plain_question_is_left_out() -> None:
+    """As rows that were dialogues once have it; read as text it would be part of the question."""
+    found = read({**PLAIN, "question": "<image>\nWhat?"})
+    assert found.turns == (Turn("What?", "7"),)
+
+
+def test_what_is_missing_is_named_as_the_data_would_name_it() -> None:
+    columns = {"image": "photo", "answers": "labels"}
+    with pytest.raises(ValueError, match="no picture; expected `photo` or `images`"):
+        read_record(PLAIN, columns)
+    with pytest.raises(ValueError, match="no answer; expected `answer` or `labels`"):
+        read_record({"photo": "a", "question": "?"}, columns)
+
+
 def test_columns_are_renamed_and_dots_lead_inside() -> None:
     row = {"photo": "a.png", "qa": {"q": "What?", "a": ["7"]}, "dotted.name": "kind"}
     found = read(row, image="photo", question="qa.q", answers="qa.a", family="dotted.name")
@@ -123,7 +137,14 @@ def test_a_column_of_an_unknown_word_is_refused() -> None:
         (dialogue("?", ""), "no answer: it is empty"),
         (dialogue("<image>", "7"), "no question: it is empty"),
         (dialogue("<image><image>?", "7"), "<image> stands 2 times .* expected 1 times"),
-        (dialogue("?", "7", "<image>?", "8"), "<image> stands 0 times"),
+        (dialogue("?", "7", "<image>?", "8"), "<image> stands 1 times .* expected 0 times there"),
+        (
+            {**PLAIN, "question": "<image><image>?"},
+            "<image> stands 2 times .* expected 1 times",
+        ),
+        ({**PLAIN, "question": "<image>\n"}, "no question: it is empty"),
+        ({**PLAIN, "question": "\ud800?"}, "the question .* holds half a letter"),
+        ({**PLAIN, "answers": ["7", "\udfff"]}, "the answer .* holds half a letter"),
         (
             {"image": "a", "conversations": [{"from": "system", "value": "Be kind."}]},
             "the message .*system",

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.jsonl import JsonlQuestions
 from lightning_arrcoc.data.questions import Skipped
-from lightning_arrcoc.data.skipping import leave_out_bad, write_skipped
+from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.data.skipping import leave_out_bad, unchecked, write_skipped
 from lightning_arrcoc.data.staged import StagedDataset
 
 BAD = {  # line: what is said about it
@@ -105,6 +106,16 @@ def test_nothing_is_opened_twice(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert judged == list(range(LINES))
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_source_is_walked_through_without_a_search_ahead(path: Path, staged: bool) -> None:
+    source = JsonlQuestions(path, on_bad_sample="skip")
+    (rows,) = unchecked([StagedDataset([source]) if staged else source])
+    found = [rows[index] for index in range(len(rows))]
+    assert_all_are_listed(tuple(one for one in found if isinstance(one, Skipped)), path)
+    assert [one.turns[0].question for one in found if isinstance(one, Sample)] == GOOD
+    assert not source.is_checked, "who trains on it searches with all processes together"
+
+
 def test_a_source_of_bad_samples_alone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_text('{"image": "x"}\n{"image": "y"}')
     with pytest.raises(ValueError, match=r"All 2 samples are bad; .*line 1: no question"):
@@ -121,10 +132,13 @@ def test_what_is_no_fault_of_a_sample_stops_the_search(
         raise OSError("the disk is on fire")
 
     monkeypatch.setattr(source.folder, "read", fail)
-    with pytest.raises(OSError, match="the disk is on fire"):
+    with pytest.raises(OSError, match=r"asked.jsonl, line 1: the disk is on fire"):
         leave_out_bad(source)
-    with pytest.raises(OSError, match="the disk is on fire"):
+    with pytest.raises(OSError, match=r"asked.jsonl, line 1: the disk is on fire"):
         len(source)
+    source.leave_out({})
+    with pytest.raises(OSError, match=r"asked.jsonl, line 3: the disk is on fire"):
+        source[2]
 
 
 def test_an_unknown_policy_is_refused(path: Path) -> None:
@@ -248,4 +262,4 @@ def test_a_process_that_cannot_read_stops_the_others_too(
         except OSError as error:
             print(error)
     """)
-    assert all("PermissionError: not yours" in said for said in printed)
+    assert all("asked.jsonl, line 2: not yours" in said for said in printed)

@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 from lightning_arrcoc.data import lmdb_files
+from lightning_arrcoc.data.missing_textures import STRETCH, MissingTextures
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.data.texture_building import (
     BATCH,
-    STRETCH,
     Built,
-    MissingTextures,
     build_textures,
     part_of,
     shown_progress,

@@ -125,6 +125,26 @@ def test_a_batch_larger_than_the_map_fits_too(
     assert len(TextureCache(tmp_path)) == 100
 
 
+def test_a_map_that_grows_while_a_reader_opens_it_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TextureWriter(tmp_path) as writer:
+        writer.put({key(1): pack(key(1), textures(1))})
+    check, opened = lmdb_files._check, []
+
+    def grown_meanwhile(path: Path, environment: lmdb.Environment) -> None:
+        opened.append(path)
+        if len(opened) == 1:
+            raise lmdb.MapResizedError
+        check(path, environment)
+
+    monkeypatch.setattr(lmdb_files, "_check", grown_meanwhile)
+    assert len(TextureCache(tmp_path)) == 1
+    lmdb_files.close(writer.path)
+    opened.clear()
+    assert TextureCache(tmp_path).get(key(1)) is not None
+
+
 # ------------------------------------------------------------------------------------- processes
 
 

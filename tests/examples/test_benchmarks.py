@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,31 @@ def test_ablations_are_measured_by_family_and_against_the_whole(
     assert (runs / "whole" / "0" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_what_was_measured_of_a_run_is_not_measured_again(
+    ablations: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
+    monkeypatch.setattr(ablations, "load", lambda path: path)
+    new: list[Any] = []
+
+    def measured(model: Path, samples: list[Any], batch: int, players: list[Any]) -> Any:
+        new.append([player[:2] for player in players])
+        answers = {"colour": [1.0], "place": [0.0], "comparison": [1.0], "seconds": [0.1]}
+        return {player[:2]: defaultdict(list, answers) for player in players}
+
+    monkeypatch.setattr(ablations, "measure", measured)
+    some = [("whole", 0.25, None), ("whole", 0.1, None)]
+    first = ablations.asked(checkpoint, [1, 2], 1, some[:1])
+    assert ablations.asked(checkpoint, [1, 2], 1, some)["whole", 0.25] == first["whole", 0.25]
+    assert new == [[("whole", 0.25)], [("whole", 0.1)]]
+    ablations.asked(checkpoint, [1, 2, 3], 1, some)
+    assert new[2] == [("whole", 0.25), ("whole", 0.1)], "other questions"
+    os.utime(checkpoint, (2e9, 2e9))
+    ablations.asked(checkpoint, [1, 2], 1, some[:1])
+    assert new[3] == [("whole", 0.25)], "trained anew"
+
+
 def test_a_model_is_loaded_as_it_was_trained(measuring: ModuleType, short_run: Path) -> None:
     model = measuring.load(short_run / "checkpoints" / "last.ckpt")
     assert model.arr_coc.texture.out_channels == 3
@@ -255,3 +281,20 @@ def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path) -> None:
     for row in found.values():
         assert set(row) == {"time", "blocked", "memory", "load"}
     assert "of stock's time" in printed
+
+
+# ----------------------------------------------------------------------------------- callbacks
+
+
+def test_callbacks_are_timed_beside_lightnings_and_the_usual_loop(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, "callbacks.py", "--tensors", "3", "--step-ms", "1", "--steps", "1",
+        "--rounds", "1", "--json", "found.json",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "found.json").read_text())["results"]["3"]
+    assert next(iter(rows)) == "bare Trainer"
+    assert rows["bare Trainer"]["ratio"]["median"] == 1
+    assert {"GradientMonitor, log", "GradientMonitor, skip", "isnan and item by hand"} <= set(rows)
+    for name, row in rows.items():
+        assert row["step_ms"] > 0
+        assert name in printed

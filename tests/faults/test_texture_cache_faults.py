@@ -303,7 +303,7 @@ def test_a_folder_that_may_not_be_written_is_read(
     folder.chmod(0o555)
     code = (
         "import os, lmdb; from lightning_arrcoc.data.texture_cache import TextureCache\n"
-        f"lmdb.open({str(tmp_path / 'any')!r}).close()\n"  # what it imports may be open to root alone
+        f"lmdb.open({str(tmp_path / 'any')!r}).close()\n"  # imports what root alone may read
         f"cache, folder = TextureCache({str(folder)!r}), {str(folder)!r}\n"
         "os.chdir(folder)\n"  # the way there is open to root alone
         "cache.folder = type(cache.folder)('.')\n"

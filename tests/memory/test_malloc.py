@@ -7,7 +7,7 @@ import platform
 
 import pytest
 
-from lightning_arrcoc.memory import keep_freed_memory
+from lightning_arrcoc.memory.malloc import keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
