@@ -69,7 +69,7 @@ def describe(path: Path, *, whole: bool) -> Row:
             return Row(path, int(marker["step"]), size, "", _state(whole))
         manifest = verify(path) if whole else read_manifest(path)
     except (DamagedCheckpointError, OSError) as error:
-        why = str(error).partition(": ")[2].partition(". ")[0] or str(error)
+        why = getattr(error, "why", str(error))
         return Row(path, None, size, "", f"damaged: {why}", bad=True)
     if manifest is None:
         return Row(path, None, size, "", "no manifest")

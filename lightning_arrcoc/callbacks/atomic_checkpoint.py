@@ -118,6 +118,7 @@ class AtomicCheckpoint(VerifiedSaving):
         self.resume, self.partial = resume, partial
         self.periodic, self.emergencies = Series(keep_periodic), Series(1)
         self._requests, self._stamps = Requests(signals), Stamps()
+        self._leader = self  # the first of several
         self._loading: Loading | None = None
         self._training = False
 
@@ -137,14 +138,16 @@ class AtomicCheckpoint(VerifiedSaving):
 
     def request_save(self, reason: str) -> None:
         """Ask for a save at the end of this step; for other callbacks, and safe in a handler."""
-        self._requests.ask(reason)
+        self._leader._requests.ask(reason)
 
     # ------------------------------------------------------------------------------ a run begins
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         install(trainer, self.async_save)
-        if not self._leads(trainer):
+        found = trainer.checkpoint_callbacks
+        self._leader = next((one for one in found if isinstance(one, AtomicCheckpoint)), self)
+        if not self._leads:
             return
         if self._loading is not None:
             self._loading.remove()
@@ -158,9 +161,9 @@ class AtomicCheckpoint(VerifiedSaving):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._training = True
-        loading = self._leader(trainer)._loading
+        loading = self._leader._loading
         self._resumed_from = loading.loaded_from if loading else None
-        if self._leads(trainer):
+        if self._leads:
             self._requests.agreement.start()
             if self.save_on_exception:
                 self._requests.signals.install()
@@ -175,13 +178,9 @@ class AtomicCheckpoint(VerifiedSaving):
                 self._loading.restore_rng()
             self._loading.forget_rng()
 
-    def _leader(self, trainer: pl.Trainer) -> AtomicCheckpoint:
-        """The first of several."""
-        found = trainer.checkpoint_callbacks
-        return next((one for one in found if isinstance(one, AtomicCheckpoint)), self)
-
-    def _leads(self, trainer: pl.Trainer) -> bool:
-        return self._leader(trainer) is self
+    @property
+    def _leads(self) -> bool:
+        return self._leader is self
 
     @property
     def _is_local(self) -> bool:
@@ -204,7 +203,7 @@ class AtomicCheckpoint(VerifiedSaving):
             path = self._path(f"periodic-step={step}")
             if path not in self.periodic.paths:
                 self._save_as(trainer, path, self.periodic, "periodic")
-        if self._leads(trainer):
+        if self._leads:
             if trainer.is_global_zero and self._is_local and self._request.exists():
                 self.request_save(REQUEST)
             self._act(trainer, self._requests.agree(failed=self._io(trainer).has_error))
@@ -227,7 +226,7 @@ class AtomicCheckpoint(VerifiedSaving):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if self._leads(trainer):
+        if self._leads:
             self._act(trainer, self._requests.agreed_last())
         self._training = False
         if self._io(trainer).async_save:
@@ -242,13 +241,13 @@ class AtomicCheckpoint(VerifiedSaving):
     # ------------------------------------------------------------------------------ what is inside
 
     def _before_saving(self, trainer: pl.Trainer) -> None:
-        leader = self._leader(trainer)
+        leader = self._leader
         leader._stamps.gather(leader._requests.agreement, self._reason)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._leads(trainer):
+        if self._leads:
             self._stamps.put(checkpoint, trainer, pl_module, self._reason)
 
     # ------------------------------------------------------------------------------- a run ends
@@ -269,7 +268,7 @@ class AtomicCheckpoint(VerifiedSaving):
                 rank_zero_warn(
                     f"A checkpoint could not be saved, the one before it stands: {error}"
                 )
-            if training and self._leads(trainer) and self._is_worth_saving(trainer, exception):
+            if training and self._leads and self._is_worth_saving(trainer, exception):
                 reason = type(exception).__name__
                 record(trainer, "checkpoint/emergency", reason=reason)
                 path = self._path(f"emergency-step={trainer.global_step}")

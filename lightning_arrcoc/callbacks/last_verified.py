@@ -49,7 +49,7 @@ def find_last_verified(folder: str, quarantine: Quarantine | None = None) -> str
         try:
             _verify(path)
         except (DamagedCheckpointError, OSError) as error:
-            spoilt.append((path, str(error)))
+            spoilt.append((path, getattr(error, "why", str(error))))
             continue
         rank_zero_info(f"The last verified checkpoint is {path}, step {step}.")
         chosen = path

@@ -29,7 +29,15 @@ HASH_LENGTH = 64
 
 
 class DamagedCheckpointError(ValueError):
-    """Its content is not what was written."""
+    """Its content is not what was written.
+
+    Attributes:
+        why: in a few words.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why or message
 
 
 class Manifest(NamedTuple):
@@ -106,6 +114,7 @@ def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:
 def damaged(name: str, why: str) -> DamagedCheckpointError:
     """An error that says what to do."""
     return DamagedCheckpointError(
-        f"{name!r} is damaged: {why}. Choose another checkpoint, or 'last_verified' in its place: "
-        "that finds the latest sound one."
+        f"{name!r} is damaged or no checkpoint: {why}. Choose another, or 'last_verified' in its "
+        "place: that finds the latest sound one.",
+        why,
     )

@@ -2,7 +2,10 @@
 
 FSDP with sharded states and DeepSpeed write such folders themselves, past any CheckpointIO. Rank
 zero lists each file with size and digest in a marker, written last. A folder without one was not
-finished.
+finished. What a strategy itself runs into while writing is raised as it is, never endured.
+
+Tried with Lightning's ModelParallelStrategy (FSDP2) in two processes on CPUs. FSDPStrategy and
+DeepSpeedStrategy, which write their folders the same way, run on GPUs alone and were not tried.
 """
 
 from __future__ import annotations

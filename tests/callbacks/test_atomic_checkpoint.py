@@ -364,6 +364,13 @@ def test_of_two_the_first_sees_to_emergencies(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists() or names(tmp_path / "b") == []
 
 
+def test_of_two_either_may_be_asked(tmp_path: Path) -> None:
+    first = AtomicCheckpoint(tmp_path / "a", save_top_k=0)
+    second = AtomicCheckpoint(tmp_path / "b", "last", monitor="loss")
+    fit(tmp_path, first, second, AtStep(2, lambda _: second.request_save("memory critical")))
+    assert names(tmp_path / "a") == ["emergency-step=3.ckpt"]
+
+
 # ---------------------------------------------------------------------------------- failed saves
 
 
