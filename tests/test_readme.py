@@ -33,7 +33,9 @@ def test_python_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("word", overrides_in_prose())
 def test_overrides_in_the_text_are_valid(word: str) -> None:
-    if word.startswith(("budget=", "previous=", "async_save=")):  # keywords of Python calls
+    if word.startswith(
+        ("budget=", "previous=", "async_save=", "detail=")
+    ):  # keywords of Python calls
         return
     source = ["data=jsonl"] if word.startswith("data.train.") else []
     assert check_overrides("fit", [*source, word])

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_arrcoc.callbacks.asking import EmergencySave
+from lightning_arrcoc.callbacks.unseen import say_unseen
 from lightning_arrcoc.events import record
 from lightning_arrcoc.memory.collecting import Collecting
 from lightning_arrcoc.memory.freeing import empty_caches
@@ -37,8 +38,8 @@ class MemoryGuard(pl.Callback):
       named with its rate, the steps that are left, the tensors that became more and who keeps
       them, and once more whenever it has doubled. Growth that a collection ends is no leak;
     - collecting: Python does not collect cycles of its own accord while the run lasts, but at fixed
-      steps, the same on all ranks, so that none waits for another's pause. Its own setting comes
-      back at the end.
+      steps, the same on all ranks, so that none waits for another's pause; old ones at the end of
+      an epoch. Its own setting comes back at the end.
 
     The peak of a step is the most that its tensors held, and what others have taken of the device;
     on a CPU the memory of the process, of that of the machine or container.
@@ -102,6 +103,7 @@ class MemoryGuard(pl.Callback):
         self._leaks = LeakWatch(self.leak_window) if self.leak_window else None
         self._span, self._cleaned_step = self._peaks.span(), None
         self._batches, self._seen_step = 0, trainer.global_step
+        say_unseen(self._peaks.memory)
         self._saving.start()
         self._collecting.start()
 
@@ -139,7 +141,7 @@ class MemoryGuard(pl.Callback):
         memory, used = self._peaks.memory, self._span.take().allocated
         if self._batches % OTHERS_EVERY_N_STEPS == 0:
             everybody = memory.used_by_all()
-            reserved = self._peaks.fold().reserved
+            reserved = self._peaks.last.reserved
             self._others = 0 if everybody is None else max(0, everybody - reserved)
         self._batches += 1
         used, capacity = used + self._others, memory.capacity()
@@ -162,8 +164,8 @@ class MemoryGuard(pl.Callback):
             return
         peaks = self._peaks
         leak = self._leaks.step(
-            trainer.global_step, lambda: peaks.fold().allocated, pl_module.parameters,
-            peaks.memory.capacity(),
+            trainer.global_step, peaks.last.allocated, lambda: peaks.fold().allocated,
+            pl_module.parameters, peaks.memory.capacity(),
         )  # fmt: skip
         if leak is not None:
             record(
@@ -176,6 +178,7 @@ class MemoryGuard(pl.Callback):
     # ----------------------------------------------------------------------------------- cleanup
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._collecting.all()
         self._clean(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

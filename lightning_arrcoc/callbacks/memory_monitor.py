@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 
+from lightning_arrcoc.callbacks.unseen import say_unseen
 from lightning_arrcoc.memory.peaks import Peaks, Span, peaks_of
 from lightning_arrcoc.memory.ranks import Ranks
 from lightning_arrcoc.memory.readings import GIB, resident_bytes
@@ -19,7 +19,6 @@ from lightning_arrcoc.memory.stretches import Stretches
 PHASES = ("train", "validation", "checkpoint", "sanity check")
 COUNTS = ("retries", "ooms")
 FEW = ("allocated_peak_gib", "reserved_peak_gib", "device_gib", "rss_gib", "retries", "ooms")
-_SAID: set[str] = set()
 
 
 class MemoryMonitor(pl.Callback):
@@ -82,25 +81,23 @@ class MemoryMonitor(pl.Callback):
         peaks = self._peaks or peaks_of(
             torch.device("cuda" if torch.cuda.is_available() else "cpu")
         )
-        before, span = peaks.fold().allocated, peaks.span()
+        span = peaks.span()
+        before = peaks.last.allocated
         try:
             yield
         finally:
             peak = span.take().allocated
-            self.stretches.end(label, before, peak, peaks.fold().allocated)
+            self.stretches.end(label, before, peak, peaks.last.allocated)
 
     # ----------------------------------------------------------------------------- a run begins
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._peaks = peaks_of(trainer.strategy.root_device)
-        for what in self._peaks.memory.unseen():
-            if what not in _SAID:
-                _SAID.add(what)
-                rank_zero_info(f"MemoryMonitor cannot see {what}.")
+        say_unseen(self._peaks.memory)
         self._ranks.start()
         self.stretches.clear()
         self._window, self._stretch = self._peaks.span(), self._peaks.span()
-        reading = self._peaks.fold()
+        reading = self._peaks.last
         self._before, self._phase, self._saving = reading.allocated, "train", False
         self._counted = (reading.retries, reading.ooms)
         self._logged_step = trainer.global_step
@@ -138,7 +135,7 @@ class MemoryMonitor(pl.Callback):
         if self._peaks is None or self._stretch is None:
             return  # validation outside fit
         peak = self._stretch.take().allocated
-        after = self._peaks.fold().allocated
+        after = self._peaks.last.allocated
         left = "checkpoint" if self._saving else self._phase
         self.stretches.end(left, self._before, peak, after)
         self._before, self._phase, self._saving = after, phase, False
@@ -168,7 +165,7 @@ class MemoryMonitor(pl.Callback):
         assert self._peaks is not None
         assert self._window is not None
         memory, peak = self._peaks.memory, self._window.take()
-        reading = self._peaks.fold()
+        reading = self._peaks.last
         since = (reading.retries - self._counted[0], reading.ooms - self._counted[1])
         self._counted = (reading.retries, reading.ooms)
         in_bytes = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import lightning.pytorch as pl
@@ -56,8 +57,7 @@ def examine(config: DictConfig) -> int:
     budget = int(trying.capacity * (1 - config.headroom))
     tried: list[Trial] = []
     best = {
-        phase: search(lambda n, phase=phase: trying(phase, n), phase, budget, config.most, tried)
-        for phase in PHASES
+        phase: search(partial(trying, phase), phase, budget, config.most, tried) for phase in PHASES
     }
     if rank == 0:
         console = Console()

@@ -72,6 +72,7 @@ class LeakWatch:
     def step(
         self,
         step: int,
+        allocated: int,
         read: Callable[[], int],
         parameters: Callable[[], Iterable[Tensor]],
         capacity: int | None,
@@ -80,14 +81,14 @@ class LeakWatch:
 
         Args:
             step: its number.
-            read: bytes allocated.
+            allocated: bytes, at the same point of each step.
+            read: the same once more.
             parameters: the model's.
             capacity: bytes that may be taken in all.
 
         Returns:
             A leak that was not told of yet, or has doubled since.
         """
-        allocated = read()
         growth = self._staircase.add(allocated)
         self._left -= 1
         if self._left == 0:

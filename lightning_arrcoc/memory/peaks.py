@@ -42,6 +42,8 @@ class Peaks:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
+        self.last = Reading(0, 0, 0, 0)
+        """The latest reading, for those who come right after it."""
         self._spans: WeakSet[Span] = WeakSet()
 
     def span(self) -> Span:
@@ -57,6 +59,7 @@ class Peaks:
         self.memory.reset_peaks()
         for span in self._spans:
             span.include(reading)
+        self.last = reading
         return reading
 
 

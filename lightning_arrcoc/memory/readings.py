@@ -160,6 +160,7 @@ class ProcessMemory(Sampled):
     def empty_cache(self) -> None:
         pass
 
+    @cache  # noqa: B019  # there is one for the process
     def capacity(self) -> int:
         limits = [int(psutil.virtual_memory().total)]
         for path in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, v2 and v1

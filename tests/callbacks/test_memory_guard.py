@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -146,9 +147,14 @@ def test_without_one_the_trainer_saves(tmp_path: Path, fake_memory: Any) -> None
     assert torch.load(path, weights_only=True)["global_step"] == 2
 
 
-def test_a_device_of_unknown_size_has_no_thresholds(tmp_path: Path, fake_memory: Any) -> None:
+def test_a_device_of_unknown_size_has_no_thresholds_and_that_is_said(
+    tmp_path: Path, fake_memory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     fake_memory.total = None
-    fit(tmp_path, MemoryGuard(), model=Using(use=spike(fake_memory, 1, 15.5)))
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        fit(tmp_path, MemoryGuard(), model=Using(use=spike(fake_memory, 1, 15.5)))
+        fit(tmp_path, MemoryGuard())
+    assert caplog.text.count("cannot see how much memory fake has") == 1
 
 
 def test_more_gib_than_there_are_is_refused(tmp_path: Path, fake_memory: Any) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from lightning_arrcoc.callbacks import MemoryMonitor, memory_monitor
+from lightning_arrcoc.callbacks import MemoryMonitor, unseen
 from lightning_arrcoc.memory.readings import GIB
 
 FEW = {"allocated_peak_gib", "reserved_peak_gib", "device_gib", "rss_gib", "retries", "ooms"}
@@ -152,12 +152,12 @@ def test_the_table_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_on_a_cpu_the_process_is_logged_and_what_is_missing_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_monitor, "_SAID", set())
+    monkeypatch.setattr(unseen, "_SAID", set())
     logger = Kept(tmp_path)
     with caplog.at_level(logging.INFO, "lightning.pytorch"):
         fit(tmp_path, MemoryMonitor(detail=True), logger=logger)
         fit(tmp_path, MemoryMonitor())
-    assert caplog.text.count("MemoryMonitor cannot see tensors apart from") == 1
+    assert caplog.text.count("Memory callbacks cannot see tensors apart") == 1
     assert set(logger.lines[-1][1]) == {"rss_gib", "train_peak_gib"}
     assert 0.05 < logger.lines[-1][1]["rss_gib"] < 100
 

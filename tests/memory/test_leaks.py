@@ -19,7 +19,9 @@ def watch(
     found, leaks, module, kept = [], LeakWatch(40), nn.Linear(301, 7), []
     for step in range(1, steps + 1):
         kept.append(keep(step))
-        leak = leaks.step(step, lambda step=step: reading(step), module.parameters, capacity)
+        leak = leaks.step(
+            step, reading(step), lambda step=step: reading(step), module.parameters, capacity
+        )
         if leak is not None:
             found.append((step, leak))
     return found
