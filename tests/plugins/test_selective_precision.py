@@ -134,7 +134,7 @@ def test_naive_fp16_fails_where_an_island_does_not() -> None:
         run = trainer(SelectivePrecision("16-mixed", keep_fp32=patterns), max_epochs=6)
         run.fit(Classifier(), data())
         reached[len(patterns)] = float(run.callback_metrics["accuracy"])
-    assert reached[0] < 0.6
+    assert reached[0] < 0.7
     assert reached[1] > 0.9
 
 
@@ -309,6 +309,8 @@ def test_a_run_compiled_before_or_after_conversion_ends_alike(order: str) -> Non
         torch.testing.assert_close(value, plain.state_dict()[name])
 
 
+# From torch's own tracing of what follows a break of the graph.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_compiled_lightning_module_is_taken() -> None:
     class Silent(Classifier):
         """Lightning's own `log` cannot be traced by torch 2.13."""
