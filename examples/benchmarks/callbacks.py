@@ -31,7 +31,13 @@ from measuring import machine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_arrcoc.callbacks import GradientMonitor
+from lightning_arrcoc.callbacks import (
+    GradientMonitor,
+    MemoryGuard,
+    MemoryMonitor,
+    OOMGuard,
+    OverfittingDetector,
+)
 
 TARGET_RATIO = 1.01
 BARE, CLIPPING = "bare Trainer", "clip_grad_norm_"
@@ -63,11 +69,17 @@ class Peer(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
+def memory() -> list[pl.Callback]:
+    return [MemoryMonitor(summary=False), MemoryGuard(), OOMGuard("split")]
+
+
 # Whoever has another drop-in to measure adds it here.
 PEERS = {
     BARE: Peer(list),
     "GradientMonitor, log": Peer(lambda: [GradientMonitor()]),
     "GradientMonitor, skip": Peer(lambda: [GradientMonitor("skip")]),
+    "memory": Peer(memory),
+    "all of ours": Peer(lambda: [GradientMonitor("skip"), OverfittingDetector(), *memory()]),
     CLIPPING: Peer(list, {"gradient_clip_val": 1e9}),
     "Lightning's grad_norm": Peer(lambda: [LightningsNorms()]),
     "Lightning's detect_anomaly": Peer(list, {"detect_anomaly": True}),
