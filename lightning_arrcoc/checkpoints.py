@@ -10,9 +10,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from lightning_arrcoc.plugins.checkpoint_file import read_manifest, verify
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 from lightning_arrcoc.plugins.sharded import is_sharded, read_marker, verify_folder
+from lightning_arrcoc.plugins.verifying import read_manifest, verify
 
 
 class Row(NamedTuple):

@@ -38,7 +38,7 @@ from lightning_arrcoc.pictures import (
     draw_explained,
     save_figure,
 )
-from lightning_arrcoc.plugins.checkpoint_file import verify
+from lightning_arrcoc.plugins.verifying import verify
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora

@@ -119,6 +119,15 @@ def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: 
     assert done.stdout.strip() == "[]"
 
 
+def test_listing_checkpoints_loads_neither_torch_nor_lightning() -> None:
+    code = (
+        "import sys, lightning_arrcoc.checkpoints; "
+        "print(sorted({'torch', 'lightning', 'hydra'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_public_name_is_there() -> None:
     for name in lightning_arrcoc.__all__:
         assert getattr(lightning_arrcoc, name).__module__.startswith("lightning_arrcoc.")

@@ -29,7 +29,10 @@ from lightning_arrcoc.plugins import AtomicCheckpointIO
 
 TARGET_RATIO, TARGET_MIB = 0.7, 64
 CONTESTANTS = ("stock", "ours", "ours async")
+FIGURES = ("time", "blocked", "memory", "load")
 TENSORS = 16
+
+Runs = dict[str, dict[str, list[float]]]  # contestant -> figure -> one a run
 
 
 def memory_mib(line: str) -> float:
@@ -66,20 +69,35 @@ def measure(who: str, mib: int, folder: str, sync: bool, answer: Any) -> None:
     path.unlink()
 
 
-def take_turns(mib: int, repeats: int, folder: str, sync: bool) -> dict[str, dict[str, float]]:
-    found: dict[str, list[dict[str, float]]] = {who: [] for who in CONTESTANTS}
+def take_turns(mib: int, repeats: int, folder: str, sync: bool) -> Runs:
+    found: Runs = {who: {key: [] for key in FIGURES} for who in CONTESTANTS}
     processes = multiprocessing.get_context("spawn")
     for _ in range(repeats):
         for who in CONTESTANTS:
             answer = processes.Queue()
             worker = processes.Process(target=measure, args=(who, mib, folder, sync, answer))
             worker.start()
-            found[who].append(answer.get())
+            for key, value in answer.get().items():
+                found[who][key].append(value)
             worker.join()
-    return {
-        who: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for who, runs in found.items()
-    }
+    return found
+
+
+def show(mib: int, found: Runs) -> None:
+    medians = {who: {key: statistics.median(row[key]) for key in FIGURES} for who, row in
+               found.items()}  # fmt: skip
+    print(f"\n{mib} MiB      time s (from .. to)      blocked s  memory MiB  load s")
+    for who, row in medians.items():
+        spread = f"({min(found[who]['time']):.2f} .. {max(found[who]['time']):.2f})"
+        print(
+            f"{who:12} {row['time']:7.2f} {spread:16} {row['blocked']:9.2f} {row['memory']:11.0f} "
+            f"{row['load']:7.2f}"
+        )
+    for who in CONTESTANTS[1:]:
+        ratios = ", ".join(f"{key} {medians[who][key] / medians['stock'][key]:.2f}"
+                           for key in ("time", "blocked", "load"))  # fmt: skip
+        print(f"{who}, of stock's: {ratios}")
+    print(f"to reach with {CONTESTANTS[1]}: time {TARGET_RATIO}, memory {TARGET_MIB} MiB")
 
 
 def main() -> None:
@@ -95,17 +113,10 @@ def main() -> None:
     print(f"load average {os.getloadavg()[0]:.1f}, medians of {asked.repeats}")
     with tempfile.TemporaryDirectory(dir=asked.folder or Path.cwd()) as folder:
         for mib in asked.mib:
-            found = results[mib] = take_turns(mib, asked.repeats, folder, asked.sync)
-            print(f"\n{mib} MiB      time s  blocked s  memory MiB  load s")
-            for who, row in found.items():
-                print(
-                    f"{who:12} {row['time']:7.2f} {row['blocked']:10.2f} {row['memory']:11.0f} "
-                    f"{row['load']:7.2f}"
-                )
-            ratio = found["ours"]["time"] / found["stock"]["time"]
-            print(f"ours takes {ratio:.2f} of stock's time, to reach: {TARGET_RATIO}")
+            results[mib] = take_turns(mib, asked.repeats, folder, asked.sync)
+            show(mib, results[mib])
     if asked.json:
-        report = {"machine": machine(), "load": os.getloadavg(), "results": results}
+        report = {"machine": machine(), "load": os.getloadavg(), "runs": results}
         asked.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

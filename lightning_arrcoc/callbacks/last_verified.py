@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_arrcoc.atomic import sync_folder
 from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import remote
-from lightning_arrcoc.plugins.checkpoint_file import read_manifest, verify
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 from lightning_arrcoc.plugins.sharded import is_sharded, read_marker, verify_folder
+from lightning_arrcoc.plugins.verifying import read_manifest, verify
 
 CORRUPT = ".corrupt"
 Quarantine = Callable[[str, str], object]

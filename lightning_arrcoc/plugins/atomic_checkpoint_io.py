@@ -13,15 +13,11 @@ from lightning.fabric.plugins import CheckpointIO
 
 from lightning_arrcoc.plugins import remote
 from lightning_arrcoc.plugins.background import Background
-from lightning_arrcoc.plugins.checkpoint_file import (
-    load_open,
-    opened,
-    verify_open,
-    write_checkpoint,
-)
+from lightning_arrcoc.plugins.checkpoint_file import load_open, write_checkpoint
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 from lightning_arrcoc.plugins.snapshot import Snapshots
 from lightning_arrcoc.plugins.space import MARGIN_BYTES, refuse_full_disk, tensor_bytes
+from lightning_arrcoc.plugins.verifying import opened, verify_open
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,23 +18,19 @@ import torch
 from torch.utils.serialization import config as serialization
 
 from lightning_arrcoc.atomic import replacing
-from lightning_arrcoc.plugins.hashed_stream import (
-    HashedStream,
-    digest_on_disk,
-    start_writing_out,
-    write_all,
-)
+from lightning_arrcoc.plugins.hashed_stream import HashedStream, start_writing_out, write_all
 from lightning_arrcoc.plugins.manifest import (
+    HASH_LENGTH,
+    LONGEST_COMMENT,
     RECORD,
     RECORD_BYTES,
-    DamagedCheckpointError,
+    STAMPS,
     Manifest,
     damaged,
-    describe,
-    manifest_of,
 )
+from lightning_arrcoc.plugins.verifying import verify_open
 
-READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+LONGEST_REASON = 200  # Chosen by us: letters, so that a manifest fits into a comment
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Manifest:
@@ -83,55 +78,21 @@ def fill(descriptor: int, checkpoint: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-# ------------------------------------------------------------------------------------- reading
-
-
-@contextmanager
-def opened(path: str | Path) -> Iterator[int]:
-    """A checkpoint's descriptor.
-
-    Raises:
-        FileNotFoundError: there is none.
-        DamagedCheckpointError: what bears the name is no regular file.
-    """
-    try:
-        descriptor = os.open(path, READ_ONLY)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Checkpoint file not found: {path}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedCheckpointError(f"{str(path)!r} is no regular file; name a checkpoint.")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def verify(path: str | Path) -> Manifest | None:
-    """Read a checkpoint from beginning to end and compare it with its manifest.
-
-    Returns:
-        The manifest, None for a file without one: stock Lightning's.
-
-    Raises:
-        DamagedCheckpointError: they differ, or it is no checkpoint.
-        OSError: it cannot be read.
-    """
-    with opened(path) as descriptor:
-        return verify_open(descriptor, str(path))
-
-
-def verify_open(descriptor: int, name: str = "the file") -> Manifest | None:
-    """As `verify`, of an open file."""
-    manifest = manifest_of(descriptor, name)
-    if manifest and digest_on_disk(descriptor, manifest.size) != manifest.sha256:
-        raise damaged(name, "its content does not match its manifest")
+def describe(checkpoint: Mapping[str, Any], size: int) -> Manifest:
+    """A manifest without its digest; metrics are left out where they would not fit."""
+    stamps = checkpoint.get(STAMPS) or {}
+    manifest = Manifest(
+        step=int(checkpoint.get("global_step", 0)),
+        epoch=int(checkpoint.get("epoch", 0)),
+        size=size,
+        sha256="0" * HASH_LENGTH,
+        reason=str(stamps.get("reason", ""))[:LONGEST_REASON],
+        metrics=dict(stamps.get("metrics", {})),
+        versions=dict(stamps.get("versions") or {"torch": str(torch.__version__)}),
+    )
+    if len(manifest.encode()) > LONGEST_COMMENT:
+        manifest = manifest._replace(metrics={})
     return manifest
-
-
-def read_manifest(path: str | Path) -> Manifest | None:
-    """As `verify`, by the manifest and the file's length alone: quick, and blind to the content."""
-    with opened(path) as descriptor:
-        return manifest_of(descriptor, str(path))
 
 
 def load_open(descriptor: int, name: str, map_location: Any = None) -> dict[str, Any]:

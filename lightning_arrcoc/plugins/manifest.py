@@ -14,9 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import torch
+from typing import NamedTuple
 
 SCHEMA = 1
 STAMPS = "lightning_arrcoc"  # key in a checkpoint: what the callback adds
@@ -24,7 +22,6 @@ MAGIC = b"lightning-arrcoc-manifest\n"
 RECORD, RECORD_BYTES = b"PK\x05\x06", 22  # a zip's last record, without its comment
 LEGACY = b"\x80"  # how a checkpoint of torch before 1.6 begins: a bare pickle
 LONGEST_COMMENT = 2**16 - 1
-LONGEST_REASON = 200  # Chosen by us: letters, so that a manifest fits into a comment
 HASH_LENGTH = 64
 
 
@@ -56,23 +53,6 @@ class Manifest(NamedTuple):
         """As it stands in the archive's comment."""
         text = json.dumps(self._asdict(), sort_keys=True).encode()
         return MAGIC + text + b"\n" + hashlib.sha256(text).hexdigest().encode()
-
-
-def describe(checkpoint: Mapping[str, Any], size: int) -> Manifest:
-    """A manifest without its digest; metrics are left out where they would not fit."""
-    stamps = checkpoint.get(STAMPS) or {}
-    manifest = Manifest(
-        step=int(checkpoint.get("global_step", 0)),
-        epoch=int(checkpoint.get("epoch", 0)),
-        size=size,
-        sha256="0" * HASH_LENGTH,
-        reason=str(stamps.get("reason", ""))[:LONGEST_REASON],
-        metrics=dict(stamps.get("metrics", {})),
-        versions=dict(stamps.get("versions") or {"torch": str(torch.__version__)}),
-    )
-    if len(manifest.encode()) > LONGEST_COMMENT:
-        manifest = manifest._replace(metrics={})
-    return manifest
 
 
 def manifest_of(descriptor: int, name: str = "the file") -> Manifest | None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from lightning_arrcoc.plugins.checkpoint_file import fill, verify_open
+from lightning_arrcoc.plugins.checkpoint_file import fill
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError, Manifest
+from lightning_arrcoc.plugins.verifying import verify_open
 
 # Stores that a run can save to. What anyone can serve (http, ftp, github, ...) is not among them.
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hdfs", "webhdfs", "memory")

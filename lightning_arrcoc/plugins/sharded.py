@@ -16,15 +16,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import lightning.pytorch as pl
-from lightning.pytorch.strategies import Strategy
+from typing import TYPE_CHECKING, Any
 
 from lightning_arrcoc.atomic import sync_folder, write_atomically
-from lightning_arrcoc.plugins.checkpoint_file import opened
 from lightning_arrcoc.plugins.hashed_stream import digest_on_disk, start_writing_out
 from lightning_arrcoc.plugins.manifest import SCHEMA, DamagedCheckpointError, damaged
+from lightning_arrcoc.plugins.verifying import opened
+
+if TYPE_CHECKING:  # listing checkpoints imports this, and shall not take seconds
+    import lightning.pytorch as pl
+    from lightning.pytorch.strategies import Strategy
 
 MARKER = "checkpoint.manifest.json"
 

@@ -24,7 +24,8 @@ from lightning_arrcoc.architecture import ArchitectureError
 from lightning_arrcoc.callbacks import AtomicCheckpoint
 from lightning_arrcoc.events import Event
 from lightning_arrcoc.plugins import AtomicCheckpointIO, atomic_checkpoint_io
-from lightning_arrcoc.plugins.checkpoint_file import read_manifest, verify, write_checkpoint
+from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
+from lightning_arrcoc.plugins.verifying import read_manifest, verify
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You're resuming from a checkpoint that ended before the epoch ended",

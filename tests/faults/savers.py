@@ -11,8 +11,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
-from lightning_arrcoc.plugins.checkpoint_file import verify
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
+from lightning_arrcoc.plugins.verifying import verify
 
 MIB = int(os.environ.get("CHECKPOINT_MIB", "1"))
 

@@ -14,8 +14,9 @@ import torch
 
 from lightning_arrcoc.callbacks.last_verified import find_last_verified, set_aside
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
-from lightning_arrcoc.plugins.checkpoint_file import verify, write_checkpoint
+from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
+from lightning_arrcoc.plugins.verifying import verify
 
 
 def names(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
-from lightning_arrcoc.plugins.checkpoint_file import verify
+from lightning_arrcoc.plugins.verifying import verify
 
 SAVERS = runpy.run_path(str(Path(__file__).parent / "savers.py"))["SAVERS"]
 

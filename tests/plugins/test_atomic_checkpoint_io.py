@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lightning_arrcoc.plugins import AtomicCheckpointIO, atomic_checkpoint_io
-from lightning_arrcoc.plugins.checkpoint_file import verify
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
+from lightning_arrcoc.plugins.verifying import verify
 
 
 def state(step: int) -> dict[str, Any]:
