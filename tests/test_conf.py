@@ -29,6 +29,7 @@ from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.cli import COMMANDS
 from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.plugins import SelectivePrecision
 from lightning_arrcoc.relevance import FixedTensions, RelevanceRealizer
 from lightning_arrcoc.relevance.balancing import START
 from lightning_arrcoc.targets import build, check_config
@@ -87,7 +88,7 @@ def test_the_groups_hold_what_was_promised() -> None:
         },
         "data": {"digits", "jsonl", "jsonl_one_file", "hub"},
         "callbacks": {"default", "memory", "none", "safe"},
-        "trainer": {"cpu", "gpu", "ddp"},
+        "trainer": {"cpu", "gpu", "ddp", "selective"},
         "logger": {"auto", "csv", "wandb", "tensorboard"},
         "experiment": {"debug", "tiny_base", "small", "prod"},
     }
@@ -276,6 +277,33 @@ def test_a_trainer_is_made(option: str, composed: Compose, tmp_path: Path) -> No
     assert isinstance(trainer, pl.Trainer)
     assert trainer.default_root_dir == str(tmp_path)
     assert trainer.world_size == (2 if option == "ddp" else 1)
+
+
+def test_precision_is_chosen_per_module_from_the_command_line(composed: Compose) -> None:
+    words = ["trainer=selective", "trainer.plugins.precision=bf16-true"]
+    words = check_overrides("fit", [*words, "trainer.plugins.keep_fp32=[*.balancer,*.texture]"])
+    plugin = build(composed("fit", *words).trainer, logger=False).precision_plugin
+    assert isinstance(plugin, SelectivePrecision)
+    assert plugin.precision == "bf16-true"
+    assert plugin.keep_fp32 == ["*.balancer", "*.texture"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("trainer.plugins.precision=fp8", "expected.*bf16-mixed"),
+        ("trainer.plugins.keep_fp32=5", "expected Sequence"),
+        ("trainer.plugins.keep=[a]", "Did you mean 'keep_fp32'"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_overrides("fit", ["trainer=selective", word])
+
+
+@pytest.mark.parametrize("option", GROUPS["trainer"])
+def test_our_own_trainers_clip_gradients(option: str, composed: Compose) -> None:
+    assert composed("fit", f"trainer={option}").trainer.gradient_clip_val == 1.0
 
 
 @pytest.mark.parametrize("option", GROUPS["training"])

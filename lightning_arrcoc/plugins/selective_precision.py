@@ -44,7 +44,6 @@ from lightning_arrcoc.plugins.islands import (
     release,
 )
 
-Mode = Literal["bf16-mixed", "bf16-true", "16-mixed"]
 DTYPES = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -86,7 +85,7 @@ class SelectivePrecision(FSDPPrecision):
 
     def __init__(
         self,
-        precision: Mode = "bf16-mixed",
+        precision: Literal["bf16-mixed", "bf16-true", "16-mixed"] = "bf16-mixed",
         keep_fp32: Sequence[str] = (),
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:

@@ -205,6 +205,21 @@ def test_textures_are_timed_group_by_group(tmp_path: Path) -> None:
     assert "full" in printed
 
 
+def test_precision_is_measured_channel_by_channel_and_module_by_module(
+    tmp_path: Path, short_run: Path
+) -> None:
+    printed = run(
+        tmp_path, "precision.py", "--size", "64", "--canvases", "1", "--json", "found.json",
+        "--checkpoint", str(short_run / "checkpoints" / "last.ckpt"),
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found["textures"]) == ["bf16", "autocast", "bf16-true", "kept"]
+    assert all(len(channels) == 40 for channels in found["textures"].values())
+    assert all(isinstance(value, float) for value in found["textures"]["kept"].values())
+    assert "arr_coc.texture" in found["modules"]
+    assert f"keep_fp32={found['keep_fp32']}" in printed
+
+
 def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) -> None:
     printed = run(
         tmp_path, "speed.py", "--backbone", "tiny", "--size", "128", "--budgets", "2", "5",

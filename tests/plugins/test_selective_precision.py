@@ -377,6 +377,17 @@ def test_a_pattern_that_matches_nothing_stops_the_run_at_its_start() -> None:
     assert not running.plugins
 
 
+def test_a_weight_that_an_island_shares_stops_a_run_that_would_lower_it() -> None:
+    class Tied(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone.scale = self.energy.scale
+
+    with pytest.raises(MisconfigurationException, match=r"'backbone\.scale' is shared"):
+        trainer(SelectivePrecision("bf16-true", keep_fp32=["*.energy"])).fit(Tied(), data())
+    trainer(SelectivePrecision(keep_fp32=["*.energy"]), max_epochs=1).fit(Tied(), data())
+
+
 @pytest.mark.parametrize(
     ("strategy", "mode", "message"),
     [
