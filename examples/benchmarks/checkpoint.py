@@ -116,7 +116,7 @@ def main() -> None:
             results[mib] = take_turns(mib, asked.repeats, folder, asked.sync)
             show(mib, results[mib])
     if asked.json:
-        report = {"machine": machine(), "load": os.getloadavg(), "runs": results}
+        report = {"machine": machine(), "load": os.getloadavg(), "results": results}
         asked.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -41,7 +41,8 @@ class AtomicCheckpoint(VerifiedSaving):
       once), SIGUSR1, a file named ``SAVE`` in the folder, and `request_save` from another callback.
       A request is acted on at the end of the training step, by all ranks at the same one;
     - inside are also the architecture, the states of all random generators, git commit, versions,
-      host, time and metrics, under the key ``lightning_arrcoc``;
+      host, time and metrics, under the key ``lightning_arrcoc``. Steps draw on where they stopped;
+      which batches come is the loader's affair, and Lightning lets a plain one begin anew;
     - a checkpoint of another architecture is refused with a table, before a weight is touched. A
       module may offer ``architecture() -> dict`` for what the shapes of its tensors do not tell;
       what stands there under ``may_differ`` is told and not compared;

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -59,13 +59,18 @@ class AtStep(pl.Callback):
 
 
 def fit(
-    folder: Path, *callbacks: pl.Callback, steps: int = 6, model: Any = None, **options: Any
+    folder: Path,
+    *callbacks: pl.Callback,
+    steps: int = 6,
+    model: Any = None,
+    epoch: int = 64,
+    **options: Any,
 ) -> tuple[pl.Trainer, Logged]:
     plugins = options.pop("plugins", None)
     trainer = pl.Trainer(
         max_steps=steps, logger=False, accelerator="cpu", devices=1, callbacks=list(callbacks),
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
-        limit_val_batches=0, plugins=plugins,
+        limit_val_batches=0, plugins=plugins, limit_train_batches=epoch,
     )  # fmt: skip
     model = model or Logged()
     trainer.fit(model, **options)
@@ -125,15 +130,32 @@ def test_what_is_inside_loads_safely(tmp_path: Path) -> None:
     assert {"host", "git", "saved_at", "metrics", "reason"} <= set(inside)
 
 
-def test_a_resumed_run_draws_the_numbers_it_would_have_drawn(tmp_path: Path) -> None:
+class Shuffled(Logged):
+    """Its loader draws as well, from the global generator or from its own."""
+
+    def __init__(self, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def train_dataloader(self) -> Any:
+        data = RandomDataset(32, 64)
+        return torch.utils.data.DataLoader(data, shuffle=True, generator=self.generator)
+
+
+@pytest.mark.parametrize("where", ["within an epoch", "between epochs"])
+def test_a_resumed_run_draws_the_numbers_it_would_have_drawn(where: str, tmp_path: Path) -> None:
     """Of torch, numpy and python alike."""
-    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
-    _, whole = fit(tmp_path, saver, steps=6)
+
+    def run(keep: int, **options: Any) -> list[float]:
+        within = where == "within an epoch"
+        saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=keep)
+        model = Shuffled(None if within else torch.Generator())
+        return fit(tmp_path, saver, model=model, epoch=64 if within else 3, **options)[1].drawn
+
+    whole = run(-1)
     (tmp_path / "step=6.ckpt").unlink()
     torch.manual_seed(2)
-    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=0)
-    _, resumed = fit(tmp_path, saver, steps=6, ckpt_path="last_verified")
-    assert resumed.drawn == whole.drawn[3:]
+    assert run(0, ckpt_path="last_verified") == whole[3:]
 
 
 def test_resuming_takes_the_latest_sound_step(tmp_path: Path) -> None:
