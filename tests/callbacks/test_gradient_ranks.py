@@ -63,7 +63,8 @@ with warnings.catch_warnings(record=True) as seen:
     trainer.fit(module, DataLoader(torch.randn(128, 4, generator=torch.Generator().manual_seed(1)),
                                    batch_size=2))
 optimizer_state = [v for s in trainer.optimizers[0].state.values() for v in s.values()]
-told = [str(w.message) for w in seen if str(w.message).startswith("Step 5 is")]
+begun = f"Step {5 // int(accumulate)} is"
+told = [str(w.message) for w in seen if str(w.message).startswith(begun)]
 weights = torch.cat([p.detach().flatten() for p in module.parameters()])
 with open(f"{folder}/{trainer.global_rank}.json", "w") as file:
     json.dump({
