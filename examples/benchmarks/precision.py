@@ -3,10 +3,11 @@
     python examples/benchmarks/precision.py [--checkpoint FILE] [--size 512] [--canvases 4]
         [--rows 12] [--json FILE]
 
-Textures are measured in four ways, and compared with those in fp32:
+Textures are measured in five ways, and compared with those in fp32:
 
 * bf16: pixels and everything made of them in bf16;
 * autocast: fp32 pixels under autocast to bf16, which the generator turns off for itself;
+* bf16-mixed: the generator as it is, under autocast;
 * bf16-true: the generator as it is, in a run with bf16-true: pixels are rounded, and tensors that
   it makes are bf16;
 * kept: the same as an island of `SelectivePrecision`: pixels are rounded, and nothing else.
@@ -88,6 +89,7 @@ def textures(image: Tensor) -> dict[str, Channels]:
         found = {"bf16": compared(exact, lambda group: measured(image.to(BF16), group))}
     with torch.autocast("cpu", dtype=BF16):
         found["autocast"] = compared(exact, lambda group: measured(image, group))
+        found["bf16-mixed"] = compared(exact, lambda group: shipped(image))
     with default_of(BF16):
         found["bf16-true"] = compared(exact, lambda group: shipped(image.to(BF16)))
     found["kept"] = compared(exact, lambda group: shipped(image.to(BF16)))

@@ -213,7 +213,8 @@ def test_precision_is_measured_channel_by_channel_and_module_by_module(
         "--checkpoint", str(short_run / "checkpoints" / "last.ckpt"),
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
-    assert list(found["textures"]) == ["bf16", "autocast", "bf16-true", "kept"]
+    assert list(found["textures"]) == ["bf16", "autocast", "bf16-mixed", "bf16-true", "kept"]
+    assert set(found["textures"]["bf16-mixed"].values()) == {0.0}
     assert all(len(channels) == 40 for channels in found["textures"].values())
     assert all(isinstance(value, float) for value in found["textures"]["kept"].values())
     assert "arr_coc.texture" in found["modules"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -489,3 +492,22 @@ def test_islands_of_arr_coc_are_found_by_the_names_of_the_readme(backbone_folder
     module = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder)))
     found = find_islands(module, ["*.balancer", "*.texture"]).islands
     assert list(found) == ["model.arr_coc.texture", "model.arr_coc.balancer"]
+
+
+def exact_match(folder: Path, *words: str) -> float:
+    """Of the last validation of a whole run of fit."""
+    command = ["-m", "lightning_arrcoc", "fit", f"hydra.run.dir={folder}", "logger=csv"]
+    subprocess.run(
+        [sys.executable, *command, "data.test=null", "picture_samples=0", *words], check=True
+    )
+    with (folder / "csv" / "metrics.csv").open() as lines:
+        found = [row["val/exact_match"] for row in csv.DictReader(lines)]
+    return float([value for value in found if value][-1])
+
+
+@pytest.mark.slow
+def test_arr_coc_answers_as_well_after_training_in_bf16(tmp_path: Path) -> None:
+    expected = exact_match(tmp_path / "fp32")
+    for mode in ("bf16-mixed", "bf16-true"):
+        words = "trainer=selective", f"trainer.plugins.precision={mode}"
+        assert exact_match(tmp_path / mode, *words) == pytest.approx(expected, abs=0.03)
