@@ -20,9 +20,10 @@ def under_way(module: pl.LightningModule, mean: MeanMetric) -> dict[str, Any]:
     Args:
         module: in training. Where gradients are being accumulated and the next step lies ahead,
             they are kept; of several processes those of the first.
-        mean: over the epoch so far, of all processes.
+        mean: over the epoch so far, of all processes; of this one alone once the run has failed,
+            for others may wait elsewhere.
     """
-    with mean.sync_context():
+    with mean.sync_context(should_sync=not module.trainer.interrupted):
         so_far = {name: getattr(mean, name).clone() for name in ("mean_value", "weight")}
     return {
         "mean": so_far,

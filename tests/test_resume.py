@@ -16,9 +16,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, VqaDataModule
 from lightning_arrcoc.objectives.lesson import Lesson, nothing_to_learn
+from lightning_arrcoc.resume import under_way
 
 SCRIPT = Path(__file__).parent / "short_run.py"
 PATIENCE_S = 600  # a run takes seconds, but a busy machine is no failure
@@ -145,6 +147,25 @@ def test_the_mean_over_an_epoch_is_that_of_the_whole_epoch(
     assert len(set(whole)) == len(whole) == 2
     resumed = means(tmp_path / "resumed", backbone_folder, tmp_path / f"step={step}.ckpt")
     assert resumed == whole[step // 6 :]
+
+
+def alone(_: Tensor, group: Any = None) -> list[Tensor]:
+    raise ConnectionError("the other process is gone")
+
+
+def test_once_a_run_has_failed_no_other_process_is_asked() -> None:
+    """A last checkpoint is saved by one that may be alone."""
+    mean = MeanMetric(dist_sync_fn=alone, distributed_available_fn=lambda: True)
+    mean.update(3.0)
+    trainer = SimpleNamespace(
+        fit_loop=SimpleNamespace(batch_idx=0), accumulate_grad_batches=1, is_last_batch=False
+    )
+    module: Any = SimpleNamespace(trainer=trainer)
+    trainer.interrupted = True
+    assert float(under_way(module, mean)["mean"]["mean_value"]) == 3
+    trainer.interrupted = False
+    with pytest.raises(ConnectionError):
+        under_way(module, mean)
 
 
 # ------------------------------------------------------------------------------------------ killed

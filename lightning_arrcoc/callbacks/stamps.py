@@ -47,5 +47,10 @@ class Stamps:
 
 
 def metrics_of(trainer: pl.Trainer) -> dict[str, float]:
-    """The latest of every logged metric."""
+    """The latest of every logged metric.
+
+    None once a run of several processes has failed: computing one may ask the others.
+    """
+    if trainer.interrupted and trainer.world_size > 1:
+        return {}
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

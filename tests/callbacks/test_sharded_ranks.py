@@ -39,7 +39,7 @@ def run(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, str(folder / "script.py"), str(folder / "saved"), str(steps)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done
