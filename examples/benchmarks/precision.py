@@ -34,7 +34,7 @@ from lightning_arrcoc import ArrCocQwen3VL
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.plugins import probe_precision
-from lightning_arrcoc.plugins.precision_probe import PrecisionReport, difference
+from lightning_arrcoc.plugins.precision_report import PrecisionReport, difference
 from lightning_arrcoc.relevance.textures import TextureGenerator
 from lightning_arrcoc.relevance.textures.generator import FIRST_TURN, MEASURES
 from lightning_arrcoc.relevance.textures.picture import Picture

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lightning_arrcoc.plugins.islands import Found, children
+from lightning_arrcoc.plugins.island_patterns import Found, children
 
 FP32 = "float32"
 

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.fsdp.wrap import CustomPolicy, ModuleWrapPolicy
 
-from lightning_arrcoc.plugins.islands import Found
+from lightning_arrcoc.plugins.island_patterns import Found
 
 FP32 = torch.float32
 FSDP1_ISLAND = MixedPrecision(param_dtype=FP32, reduce_dtype=FP32, buffer_dtype=FP32)

@@ -29,6 +29,7 @@ from torch.optim import LBFGS, Optimizer
 from lightning_arrcoc.plugins.casting import HALVES, cast
 from lightning_arrcoc.plugins.dtype_report import DtypeRow, dtype_rows, table
 from lightning_arrcoc.plugins.fp32 import running
+from lightning_arrcoc.plugins.island_patterns import find_islands
 from lightning_arrcoc.plugins.island_sharding import (
     check_sharded_apart,
     is_sharded,
@@ -37,7 +38,6 @@ from lightning_arrcoc.plugins.island_sharding import (
 )
 from lightning_arrcoc.plugins.islands import (
     check_apart,
-    find_islands,
     has_border,
     hold,
     lower,
@@ -75,7 +75,7 @@ class SelectivePrecision(FSDPPrecision):
 
     Args:
         precision: "bf16-mixed", "bf16-true" or "16-mixed", the last with a gradient scaler.
-        keep_fp32: globs on names of modules or of their classes; see `islands.find_islands`.
+        keep_fp32: globs on names of modules or of their classes; see `find_islands`.
         scaler: for "16-mixed"; None makes the usual one.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lightning_arrcoc.plugins.dtype_report import dtype_rows, table
-from lightning_arrcoc.plugins.islands import find_islands
+from lightning_arrcoc.plugins.island_patterns import find_islands
 
 
 class Block(nn.Module):

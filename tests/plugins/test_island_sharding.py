@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.distributed.fsdp.wrap import CustomPolicy, ModuleWrapPolicy
 
+from lightning_arrcoc.plugins.island_patterns import find_islands
 from lightning_arrcoc.plugins.island_sharding import FSDP1_ISLAND, islands_apart
-from lightning_arrcoc.plugins.islands import find_islands
 
 SCRIPT = """
 import sys, torch, lightning.pytorch as pl

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
+from lightning_arrcoc.plugins.island_patterns import find_islands
 from lightning_arrcoc.plugins.islands import (
     Island,
     check_apart,
-    find_islands,
     has_border,
     hold,
     lower,

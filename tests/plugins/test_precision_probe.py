@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from lightning_arrcoc.plugins import probe_precision
-from lightning_arrcoc.plugins.precision_probe import difference
+from lightning_arrcoc.plugins.precision_report import difference
 
 
 class Cancelling(nn.Module):

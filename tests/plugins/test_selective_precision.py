@@ -22,7 +22,8 @@ from torchmetrics import MeanMetric
 
 from lightning_arrcoc.plugins import SelectivePrecision, full_precision
 from lightning_arrcoc.plugins.fp32 import running
-from lightning_arrcoc.plugins.islands import Island, find_islands
+from lightning_arrcoc.plugins.island_patterns import find_islands
+from lightning_arrcoc.plugins.islands import Island
 
 MODES = ["bf16-mixed", "bf16-true", "16-mixed"]
 BF16 = torch.bfloat16
