@@ -438,6 +438,17 @@ def test_a_full_disk_raises_where_nothing_else_was_asked(
     assert names(tmp_path) == ["step=2.ckpt"]
 
 
+def test_in_the_background_an_error_is_raised_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not first at the next save, two steps later."""
+    saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, async_save=True)
+    model = Logged()
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(tmp_path, saver, FullBetween(range(3, 4), monkeypatch), model=model)
+    assert len(model.drawn) == 4
+
+
 def test_too_many_failures_in_a_row_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
