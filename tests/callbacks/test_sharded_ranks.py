@@ -23,7 +23,7 @@ class Model(BoringModel):
         fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
 
     def on_train_start(self):
-        print("begins at", self.global_step, flush=True)
+        print(f"begins at {self.global_step}\\n", end="", flush=True)  # whole, beside another's
 
 saver = AtomicCheckpoint(sys.argv[1], "{step}", every_n_train_steps=2, save_top_k=-1)
 pl.Trainer(
