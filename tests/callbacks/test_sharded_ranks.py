@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from lightning_arrcoc.plugins.sharded import MARKER, verify_folder
 
@@ -23,7 +24,7 @@ class Model(BoringModel):
         fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
 
     def on_train_start(self):
-        print(f"begins at {self.global_step}\\n", end="", flush=True)  # whole, beside another's
+        print("begins at", self.global_step)
 
 saver = AtomicCheckpoint(sys.argv[1], "{step}", every_n_train_steps=2, save_top_k=-1)
 pl.Trainer(
@@ -34,19 +35,22 @@ pl.Trainer(
 """
 
 
-def run(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
-    (folder / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(folder / "script.py"), str(folder / "saved"), str(steps)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done
+@pytest.fixture
+def run(tmp_path: Path, run_program: Callable[..., Any]) -> Callable[..., Any]:
+    def run(steps: int) -> Any:
+        (tmp_path / "script.py").write_text(SCRIPT)
+        words = str(tmp_path / "saved"), str(steps)
+        done = run_program(tmp_path / "script.py", *words, ranks=2)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done
+
+    return run
 
 
-def test_a_run_goes_on_from_the_last_folder_that_all_ranks_finished(tmp_path: Path) -> None:
-    run(tmp_path, 6)
+def test_a_run_goes_on_from_the_last_folder_that_all_ranks_finished(
+    tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    run(6)
     two, four, six = (tmp_path / "saved" / f"step={step}.ckpt" for step in (2, 4, 6))
     marker = verify_folder(two)
     assert marker is not None
@@ -55,7 +59,7 @@ def test_a_run_goes_on_from_the_last_folder_that_all_ranks_finished(tmp_path: Pa
     half.write_bytes(half.read_bytes()[:-1])
     (six / MARKER).unlink()  # as if the power had gone before it was written
     six.with_name(f".{six.name}.begun").touch()
-    resumed = run(tmp_path, 3)
+    resumed = run(3)
     assert resumed.stdout.count("begins at 2") == 2
     names = sorted(path.name for path in (tmp_path / "saved").iterdir())
     assert names == ["step=2.ckpt", "step=4.ckpt.corrupt"]
