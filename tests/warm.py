@@ -7,6 +7,7 @@ A fresh interpreter imports torch, Lightning and transformers for ten seconds. T
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import runpy
 import sys
@@ -24,6 +25,7 @@ def begin(
         os.dup2(file, number)
         os.close(file)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    multiprocessing.set_start_method(None, force=True)  # not that of the process it was forked by
     os.environ.clear()
     os.environ.update(environment)
     rank_zero_only.rank = int(environment.get("LOCAL_RANK", 0))  # as found when it is imported

@@ -446,7 +446,7 @@ def test_in_the_background_an_error_is_raised_at_the_next_step(
     model = Logged()
     with pytest.raises(OSError, match="No space left on device"):
         fit(tmp_path, saver, FullBetween(range(3, 4), monkeypatch), model=model)
-    assert len(model.drawn) == 4
+    assert len(model.drawn) in (3, 4)  # as soon as the writer has met it
 
 
 def test_too_many_failures_in_a_row_end_the_run(

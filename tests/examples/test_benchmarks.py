@@ -42,7 +42,7 @@ def test_selectors_are_compared_by_family_and_budget(
 ) -> None:
     printed = run(
         "compare_selectors.py",
-        "--seeds", "2", "--questions", "8", "--batch", "4", "--budgets", "0.25", "0.05",
+        "--seeds", "1", "--questions", "8", "--batch", "4", "--budgets", "0.25", "0.05",
         "--json", "found.json", *SHORT_FIT,
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
@@ -53,7 +53,7 @@ def test_selectors_are_compared_by_family_and_budget(
     for row in found["results"]:
         assert 0 <= row["read off"]["mean"] <= 100
         assert row["ms"]["mean"] > 0
-    assert found["seeds"] == 2
+    assert found["seeds"] == 1
     assert all(name in printed for name in names)
 
 
