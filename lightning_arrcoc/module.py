@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_arrcoc.architecture import MAY_DIFFER, refuse_other
 from lightning_arrcoc.contest import FULL, Contest, decode_answers
 from lightning_arrcoc.data.collate import Batch
+from lightning_arrcoc.data.cutting import cut_batch, shares
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
@@ -176,6 +177,16 @@ class ArrCocModule(pl.LightningModule):
             self.train_accuracy.update(lesson.logs["accuracy"], weight=len(batch["answers"]))
             self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
         return lesson.loss
+
+    def split_batch(self, batch: Batch, most: int) -> list[tuple[Batch, float]]:
+        """Parts of at most so many samples and their shares in the loss, for `OOMGuard`.
+
+        Their gradients add up to the whole batch's, but for what an objective draws anew for each
+        or judges of a batch as a whole.
+        """
+        parts = cut_batch(batch, most)
+        over = getattr(self.objective, "mean_over", "answer_tokens")
+        return list(zip(parts, shares(parts, over), strict=True))
 
     def on_train_start(self) -> None:
         """Go on where a checkpoint stopped, which may be within an epoch or at its very end."""

@@ -29,8 +29,9 @@ class Lesson(NamedTuple):
 class Objective(Protocol):
     """Anything that makes a loss of a model and a batch.
 
-    It may have `state_dict` and `load_state_dict`, for what a resumed run must know, and
-    `reaches_lora`: True where its gradient reaches adapters inside the backbone.
+    It may have `state_dict` and `load_state_dict`, for what a resumed run must know;
+    `reaches_lora`: True where its gradient reaches adapters inside the backbone; and `mean_over`:
+    "questions" where its loss is a mean over these and not over answer tokens.
     """
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
