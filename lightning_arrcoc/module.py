@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_arrcoc.architecture import MAY_DIFFER, refuse_other
 from lightning_arrcoc.contest import FULL, Contest, decode_answers
 from lightning_arrcoc.data.collate import Batch
-from lightning_arrcoc.data.cutting import cut_batch, shares
+from lightning_arrcoc.data.cutting import MeanOver, cut_batch, shares
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
@@ -185,7 +185,7 @@ class ArrCocModule(pl.LightningModule):
         or judges of a batch as a whole.
         """
         parts = cut_batch(batch, most)
-        over = getattr(self.objective, "mean_over", "answer_tokens")
+        over: MeanOver = getattr(self.objective, "mean_over", "answer_tokens")
         return list(zip(parts, shares(parts, over), strict=True))
 
     def on_train_start(self) -> None:
