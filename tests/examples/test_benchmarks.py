@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lightning_arrcoc import callbacks, loggers, plugins
 from lightning_arrcoc.config import check_overrides
 
 RGB_ONLY = ["model.arr_coc.texture.channels=[red,green,blue]"]
@@ -320,3 +321,13 @@ def test_callbacks_are_timed_beside_lightnings_and_the_usual_loop(
     for name, row in rows.items():
         assert row["step_ms"] > 0
         assert name in printed
+
+
+# ------------------------------------------------------------------------------------- imports
+
+
+def test_importing_each_drop_in_is_timed_by_itself(run: Callable[..., str]) -> None:
+    printed = run("imports.py", "--repeats", "1")
+    for module in (callbacks, plugins, loggers):
+        for name in module.__all__:
+            assert f"{module.__name__}.{name} " in printed
