@@ -27,8 +27,13 @@ class Value(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A metric of one run; `best` is None where it never was a number, `lowest` and `highest`
-    stand in its place where no direction is known.
+    """A metric of one run.
+
+    Attributes:
+        best: None where it never was a number, or nobody knows which values are better.
+        lowest, highest: None where it never was a number.
+        last: as it was logged last, a number or not.
+        wins: whether no other run is better.
     """
 
     best: Value | None

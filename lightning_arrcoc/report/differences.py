@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lightning_arrcoc.report.run import Run
-from lightning_arrcoc.report.wording import plain
-
-ABSENT = "–"
+from lightning_arrcoc.report.wording import ABSENT, plain
 
 
 class Difference(NamedTuple):

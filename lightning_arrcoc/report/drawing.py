@@ -22,7 +22,6 @@ from lightning_arrcoc.report.wording import short
 
 SIZE = (4.6, 2.45)  # inches of a panel on the page: 331 units of its SVG wide
 FEW = 40  # points of a curve that are drawn as dots too
-STYLE = {"svg.fonttype": "none", "font.size": 8.5, "path.simplify_threshold": 0.05}
 PICTURED = 6  # panels of the picture
 NAMES_A_ROW = 4
 MARKERS = {"trouble": "X", "turn": "D", "routine": "|"}
@@ -60,7 +59,7 @@ def place_marks(
         if mark.kind == "routine" or value is None:
             value = low
         x, y = axes.transData.transform((step, float(np.clip(value, low, high))))
-        scale = 72 / axes.figure.dpi  # type: ignore[union-attr]
+        scale = 72 / axes.figure.dpi
         placed.append(Placed(x * scale, SIZE[1] * 72 - y * scale, mark))
     return placed
 
@@ -78,7 +77,7 @@ def picture(
     columns = min(len(shown), 3) or 1
     rows = max(1, math.ceil(len(shown) / columns))
     name_rows = math.ceil(len(names) / NAMES_A_ROW)
-    top = 0.75 + 0.24 * name_rows
+    top = 0.55 + 0.2 * name_rows
     width, height = max(4.4 * columns, 7.0), 3.0 * rows + top
     with rc_context({"font.size": 9.0}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # shown as boxes
@@ -98,7 +97,7 @@ def picture(
         for place, panel in enumerate(shown):
             row, column = divmod(place, columns)
             axes = figure.add_axes((
-                (column + 0.145) / columns, (height - top - 3.0 * (row + 1) + 0.35) / height,
+                (column + 0.145) / columns, (height - top - 3.0 * row - 2.65) / height,
                 0.83 / columns, 2.25 / height,
             ))  # fmt: skip
             _draw(axes, panel, steps, LIGHT, log=panel.prefers_log)

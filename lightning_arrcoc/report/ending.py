@@ -46,7 +46,7 @@ def ending_of(run: Run, now: datetime) -> Ending:
         return Ending("failed", f"Ended by an error: {said}{others}")
     stops = list(dict.fromkeys(_stops(run)))
     if stops:
-        return Ending("stopped", f"{'; '.join(stops)}.{others}")
+        return Ending("stopped", f"Stopped: {'; '.join(stops)}.{others}")
     return Ending("finished", f"Ran to its end{_limit(run)}.{others}")
 
 
@@ -67,7 +67,7 @@ def _stops(run: Run) -> Iterator[str]:
         reasons: Any = event.fields.get("reasons")
         said = "; ".join(map(str, reasons.values())) if isinstance(reasons, Mapping) else (
             event.fields.get("reason") or "stopped by a callback")  # fmt: skip
-        by = "overfitting: " if event.name.startswith("overfit") else ""
+        by = "overfitting, " if event.name.startswith("overfit") else ""
         yield f"{by}{str(said).rstrip('.')}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,11 +90,17 @@ def short_names(found: list[Found]) -> list[str]:
     paths = [one.folder.resolve().parts for one in found]
     if len(paths) == 1:
         return [paths[0][-1]]
-    start = len(os.path.commonprefix(paths))  # of sequences, whatever its name says
-    end = len(os.path.commonprefix([parts[start:][::-1] for parts in paths]))
+    start = _shared(paths)
+    end = _shared([parts[start:][::-1] for parts in paths])
     names = ["/".join(parts[start : len(parts) - end]) for parts in paths]
     files = [one.files[0].name for one in found]
     return [
         name if names.count(name) == 1 and name else f"{name or parts[-1]} {file}"
         for name, parts, file in zip(names, paths, files, strict=True)
     ]
+
+
+def _shared(paths: list[tuple[str, ...]]) -> int:
+    """How many parts all of them begin with."""
+    alike = (len(set(parts)) == 1 for parts in zip(*paths, strict=False))
+    return sum(takewhile(bool, alike))

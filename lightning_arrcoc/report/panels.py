@@ -34,7 +34,7 @@ TROUBLE = re.compile(
     r"failed|nonfinite|oom|critical|spike|skipped|leaked|exploding|vanishing|refused", re.IGNORECASE
 )
 ROUTINE = re.compile(r"^(checkpoint/saved|overfit/best|memory/cleaned)$")
-UNMARKED = ("log", "warning", "run/started")  # these stand in the table alone
+UNMARKED = ("log", "warning", "run/started", "run/ended")  # told elsewhere
 
 
 class Line(NamedTuple):
@@ -98,13 +98,15 @@ class Drawn(NamedTuple):
         panels: in the order of their sections and importance.
         steps: from which to which all of them reach.
         single: metrics with one value a run at most; a table tells them.
-        never_finite: metrics, by run, of which no value is a number, and how many values there are.
+        constant: metrics that never changed, and their value; the same in all runs.
+    never_finite: metrics, by run, of which no value is a number, and how many values there are.
         left_out: titles beyond `MOST_PANELS`.
     """
 
     panels: list[Panel]
     steps: tuple[float, float]
     single: list[str]
+    constant: dict[str, float]
     never_finite: list[tuple[int, str, int]]
     left_out: list[str]
 
@@ -114,15 +116,22 @@ def lay_out(runs: Sequence[Run]) -> Drawn:
     grouped: dict[Quantity, list[tuple[int, str, Curve]]] = defaultdict(list)
     single: dict[str, None] = {}
     never_finite = []
-    most = {m: max(len(r.curves[m].values) for r in runs if m in r.curves)
-            for m in dict.fromkeys(m for run in runs for m in run.curves)}  # fmt: skip
+    metrics = dict.fromkeys(metric for run in runs for metric in run.curves)
+    all_of = {m: [run.curves[m] for run in runs if m in run.curves] for m in metrics}
+    most = {metric: max(len(one.values) for one in curves) for metric, curves in all_of.items()}
+    constant = {
+        metric: float(curves[0].values[0])
+        for metric, curves in all_of.items()
+        if most[metric] > 1 and len(np.unique(np.concatenate([one.values for one in curves]))) == 1
+        and np.isfinite(curves[0].values[0])
+    }  # fmt: skip
     for place, run in enumerate(runs):
         for metric, curve in run.curves.items():
             if not len(curve.finite.values):
                 never_finite.append((place, metric, len(curve.values)))
             elif most[metric] < 2:
                 single[metric] = None
-            else:
+            elif metric not in constant:
                 quantity = quantity_of(metric)
                 if quantity.section == MAIN and len(runs) > TOGETHER and role_of(metric):
                     quantity = Quantity(MAIN, metric)
@@ -142,7 +151,7 @@ def lay_out(runs: Sequence[Run]) -> Drawn:
                          for place, metric, curve in grouped[quantity]])
         for quantity in shown
     ]  # fmt: skip
-    return Drawn(panels, steps, [*single], never_finite, left_out)
+    return Drawn(panels, steps, [*single], constant, never_finite, left_out)
 
 
 def _line(
@@ -151,12 +160,18 @@ def _line(
     odd = np.flatnonzero(~np.isfinite(curve.values))
     # An infinite value cannot be drawn; it is a gap, and counted.
     drawable = Curve(curve.steps, np.where(np.isfinite(curve.values), curve.values, np.nan))
-    smoothed = smooth(drawable)
+    smoothed = None if _counts(curve) else smooth(drawable)
     return Line(
         run, metric, role_of(metric), thin(drawable, *steps, bins),
         None if smoothed is None else thin(smoothed, *steps, bins // 2),
         len(odd), float(curve.steps[odd[0]]) if len(odd) else None,
     )  # fmt: skip
+
+
+def _counts(curve: Curve) -> bool:
+    """Whether it counts something: its steps up would be smoothed into slopes."""
+    values = curve.values
+    return bool((np.diff(values) >= 0).all() and (values == np.round(values)).all())
 
 
 def _reach(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -170,12 +185,9 @@ def _reach(curves: Sequence[Curve]) -> tuple[float, float]:
 def kind_of(event: Happening) -> str:
     """How much an event matters: ``trouble``, ``turn`` or ``routine``."""
     bad = event.level in ("WARNING", "ERROR", "CRITICAL") or TROUBLE.search(event.name)
-    if event.name == "run/ended":
-        bad = event.level != "INFO"
     if bad:
         return "trouble"
-    quiet = ROUTINE.match(event.name) or (event.name == "log" and event.level in ("INFO", "DEBUG"))
-    return "routine" if quiet else "turn"
+    return "routine" if ROUTINE.match(event.name) else "turn"
 
 
 def marks_of(runs: Sequence[Run], steps: tuple[float, float]) -> list[Mark]:

@@ -60,10 +60,10 @@ def role_of(metric: str) -> str:
 
 
 def importance(quantity: Quantity, metrics: Iterable[str]) -> tuple[Any, ...]:
-    """Sorts quantities: losses first, then what validation measures, then the others by name."""
+    """Sorts quantities: losses and the whole norm, what validation measures, then by name."""
     roles = {role_of(metric) for metric in metrics}
     return (
-        quantity.title.lower() != "loss",
+        quantity.title.lower() not in ("loss", "grad/norm"),
         "loss" not in quantity.title.lower(),
         not roles & {"val", "test"},
         not roles,

@@ -11,7 +11,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from lightning_arrcoc.report.colours import VARIABLES, variables
-from lightning_arrcoc.report.drawing import STYLE
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -32,7 +31,8 @@ def inline(figure: Figure, name: str) -> Markup:
         name: what sets its references apart from those of other figures of the page.
     """
     text = StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": name}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify_threshold": 0.05}
+    with rc_context(style):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     root = ET.fromstring(text.getvalue())
     used = set(REFERENCE.findall(text.getvalue()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def _thin(curve: Curve, low: float, high: float, bins: int) -> Curve:
     bin_of = np.floor((curve.steps - low) / width)
     edges = [0, *(np.flatnonzero(np.diff(bin_of)) + 1), len(bin_of)]
     kept: list[int] = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         values = curve.values[start:end]
         finite = np.flatnonzero(np.isfinite(values))
         if not len(finite):

@@ -10,24 +10,25 @@ from typing import Any
 from lightning_arrcoc.report.run import Happening
 
 LONGEST = 400  # characters of one text; chosen by us: a traceback is read in the log
+ABSENT = "\N{EN DASH}"
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def number(value: float) -> str:
     """Four digits that count."""
     if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
+        return "NaN" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
     if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−").replace("e+0", "e").replace("e−0", "e−")
+        return _typeset(f"{int(value):,}")
+    return _typeset(f"{value:.4g}")
 
 
 def short(value: float) -> str:
     """For an axis: 12k, 3.5M."""
     for size, letter in UNITS:
         if size <= abs(value) < 1e15:
-            return f"{value / size:g}{letter}".replace("-", "−")
-    return f"{value:g}".replace("-", "−").replace("e+0", "e").replace("e−0", "e−")
+            return _typeset(f"{value / size:g}{letter}")
+    return _typeset(f"{value:g}")
 
 
 def since(time: timedelta) -> str:
@@ -49,7 +50,7 @@ def utc(time: datetime) -> str:
 def plain(value: Any) -> str:
     """A value of a configuration or an event on one line."""
     if isinstance(value, bool) or value is None:
-        return str(value).lower() if value is not None else "–"
+        return str(value).lower() if value is not None else ABSENT
     if isinstance(value, float):
         return number(value) if abs(value) < 1e-3 or abs(value) >= 1e6 else f"{value:.6g}"
     if isinstance(value, Mapping):
@@ -60,10 +61,17 @@ def plain(value: Any) -> str:
 
 
 def text_of(event: Happening) -> str:
-    """What an event says: its message, or all of its fields."""
-    message = event.fields.get("message")
-    said = str(message) if message else "; ".join(
-        f"{key} {plain(value)}" for key, value in event.fields.items() if value is not None
-    )  # fmt: skip
-    said = " ".join(said.split())
+    """What an event says: its message, or its reason and all of its other fields."""
+    fields = dict(event.fields)
+    first = fields.pop("message", None)
+    others = {} if first else fields
+    first = first or others.pop("reason", None)
+    words = [str(first)] if first else []
+    words += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in others.items()
+              if value is not None]  # fmt: skip
+    said = " ".join("; ".join(words).split())
     return said if len(said) <= LONGEST else said[: LONGEST - 1] + "…"
+
+
+def _typeset(number: str) -> str:
+    return number.replace("e+0", "e").replace("e-0", "e-").replace("-", "\N{MINUS SIGN}")

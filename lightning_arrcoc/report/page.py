@@ -1,0 +1,240 @@
+"""The page: everything about some runs, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lightning_arrcoc.loggers.jsonl_file import LOG
+from lightning_arrcoc.report import wording
+from lightning_arrcoc.report.best import Row, best_values, headline
+from lightning_arrcoc.report.colours import DARK, LIGHT, variables
+from lightning_arrcoc.report.differences import differences, facts
+from lightning_arrcoc.report.drawing import Placed, draw_panel, place_marks
+from lightning_arrcoc.report.ending import Ending, ending_of
+from lightning_arrcoc.report.hovering import HEIGHT, WIDTH, Column, columns_of
+from lightning_arrcoc.report.memory import memory_by_phase, tells_phases
+from lightning_arrcoc.report.panels import (
+    SECTIONS,
+    Drawn,
+    Mark,
+    Panel,
+    kind_of,
+    lay_out,
+    marks_of,
+)
+from lightning_arrcoc.report.run import Happening, Run
+from lightning_arrcoc.report.svg import inline
+
+# Chosen by us: a table is read, the log is searched.
+MOST_EVENTS = 150
+MOST_KEYS = 200
+COMMIT_DIGITS = 8
+
+
+class Scale(NamedTuple):
+    """A panel on one scale, and the marks where it puts them."""
+
+    name: str
+    svg: Markup
+    marks: list[Placed]
+
+
+class Chart(NamedTuple):
+    """A panel with all that lies on it."""
+
+    panel: Panel
+    scales: list[Scale]
+    columns: list[Column]
+
+    @property
+    def prefers(self) -> str:
+        """The scale it is shown on, unless the reader asks for another."""
+        return "log" if self.panel.prefers_log else "linear"
+
+
+class Happened(NamedTuple):
+    """Events of the same name in a row, of one run: the first of them, and the last step."""
+
+    run: int
+    kind: str
+    event: Happening
+    last_step: float | None
+    times: int
+
+
+class Told(NamedTuple):
+    """What was found out about some runs, once, for the page and the picture."""
+
+    runs: Sequence[Run]
+    names: list[str]
+    endings: list[Ending]
+    drawn: Drawn
+    marks: list[Mark]
+    best: list[Row]
+    now: datetime
+
+    @property
+    def title(self) -> str:
+        return self.names[0] if len(self.names) == 1 else f"{len(self.names)} runs compared"
+
+
+def tell(runs: Sequence[Run], now: datetime) -> Told:
+    """Work out everything that is told about some runs."""
+    drawn = lay_out(runs)
+    return Told(
+        runs, [run.name for run in runs], [ending_of(run, now) for run in runs], drawn,
+        marks_of(runs, drawn.steps), best_values(runs), now,
+    )  # fmt: skip
+
+
+def page(told: Told) -> str:
+    """The HTML; whatever comes from a log is escaped, and no script may run in it at all."""
+    environment = Environment(
+        loader=PackageLoader("lightning_arrcoc.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": wording.number, "since": wording.since, "utc": wording.utc,
+        "says": wording.text_of,
+    }  # fmt: skip
+    runs = told.runs
+    phases = memory_by_phase(runs)
+    events = list(_happened(runs))
+    important = [one for one in events if one.kind != "routine"]
+    different = differences(runs)
+    return environment.get_template("page.html").render(
+        told=told,
+        runs=runs,
+        summaries=[_summary(told, place) for place in range(len(runs))],
+        headline=headline(told.best),
+        sections=list(_sections(told)),
+        phases=phases,
+        tells_phases=tells_phases(phases),
+        events=important[:MOST_EVENTS],
+        events_left_out=max(0, len(important) - MOST_EVENTS),
+        routine=[one for one in events if one.kind == "routine"][:MOST_EVENTS],
+        differences=different[:MOST_KEYS],
+        differences_left_out=max(0, len(different) - MOST_KEYS),
+        facts=[facts(run) for run in runs],
+        colours=[(variables(LIGHT), variables(DARK))],
+        palette=len(LIGHT.runs),
+        size=(WIDTH, HEIGHT),
+        absent=wording.ABSENT,
+        log=LOG,
+    )
+
+
+def _summary(told: Told, place: int) -> dict[str, Any]:
+    """The line of a run: how far it came, how long it took, on what."""
+    run, started = told.runs[place], told.runs[place].started
+    words = []
+    if run.last_step is not None:
+        words.append(f"{wording.number(run.last_step)} steps")
+    if run.last_epoch is not None:
+        words.append(f"epoch {wording.number(run.last_epoch)}")
+    if run.first_time and run.last_time:
+        words.append(wording.since(run.last_time - run.first_time))
+        words.append(f"began {wording.utc(run.first_time)}")
+    notes = list(run.notes)
+    if run.unreadable:
+        notes.append(f"{run.unreadable} unreadable {'line' if run.unreadable == 1 else 'lines'}"
+                     " left out.")  # fmt: skip
+    if run.torn:
+        notes.append("The last line is cut short and left out.")
+    if not run.curves:
+        notes.append("No metric was logged.")
+    if run.starts > 1:
+        notes.append(f"Started {run.starts} times into the same log.")
+    notes += [
+        f"{metric}: none of its {count} values is finite, so there is nothing to draw."
+        for owner, metric, count in told.drawn.never_finite
+        if owner == place
+    ]
+    if len(run.ranks) > 1:
+        words.append(f"{len(run.ranks)} ranks told")
+    return {
+        "ending": told.endings[place],
+        "words": words,
+        "machine": list(_machine(started)),
+        "notes": notes,
+    }
+
+
+def _machine(started: dict[str, Any]) -> Iterator[str]:
+    """Hardware, versions and commit, as far as they were logged as expected."""
+    hardware, parameters, versions, git = (
+        found if isinstance(found := started.get(key), dict) else {}
+        for key in ("hardware", "parameters", "versions", "git")
+    )
+    gpus = hardware.get("gpus")
+    if isinstance(gpus, list):
+        kinds = {str(gpu): gpus.count(gpu) for gpu in gpus}
+        yield ", ".join(f"{count} x {gpu}" for gpu, count in kinds.items()) or "no GPU"
+    if hardware.get("cores"):
+        yield f"{hardware['cores']} cores"
+    if isinstance(hardware.get("memory_bytes"), int):
+        yield f"{hardware['memory_bytes'] / 2**30:.0f} GiB of memory"
+    if isinstance(parameters.get("all"), int):
+        trainable = parameters.get("trainable")
+        part = f", {trainable:,} trained" if isinstance(trainable, int) else ""
+        yield f"{parameters['all']:,} parameters{part}"
+    yield from (f"{name} {versions[name]}" for name in ("torch", "lightning") if versions.get(name))
+    if git.get("commit"):
+        dirty = ", with changes that are not committed" if git.get("dirty") else ""
+        yield f"commit {str(git['commit'])[:COMMIT_DIGITS]}{dirty}"
+
+
+def _happened(runs: Sequence[Run]) -> Iterator[Happened]:
+    """Events in their order, the same in a row as one; what stands elsewhere is left out."""
+    for place, run in enumerate(runs):
+        row: list[Happening] = []
+        for event in [*filter(_is_news, run.happenings), None]:
+            if event is not None and row and _alike(row[-1], event):
+                row.append(event)
+                continue
+            if row:
+                yield Happened(place, kind_of(row[0]), row[0], row[-1].step, len(row))
+            row = [event] if event is not None else []
+
+
+def _is_news(event: Happening) -> bool:
+    """Not a header, the footer of a success, or what was said in passing."""
+    passing = event.name in ("log", "run/ended") and event.level in ("INFO", "DEBUG")
+    return not passing and event.name != "run/started"
+
+
+def _alike(one: Happening, other: Happening) -> bool:
+    said = ("message", "reason", "sign")
+    return (one.name, one.rank) == (other.name, other.rank) and all(
+        one.fields.get(key) == other.fields.get(key) for key in said
+    )
+
+
+def _sections(told: Told) -> Iterator[tuple[str, list[Chart]]]:
+    """Headings with their charts, in their order."""
+    charts = [_chart(panel, told, f"chart{place}") for place, panel in enumerate(told.drawn.panels)]
+    for section in SECTIONS:
+        mine = [chart for chart in charts if chart.panel.quantity.section == section]
+        if mine:
+            yield section, mine
+
+
+def _chart(panel: Panel, told: Told, name: str) -> Chart:
+    scales = []
+    steps = told.drawn.steps
+    edges = (0.0, 1.0)
+    for scale in ("linear", "log") if panel.is_positive else ("linear",):
+        figure, axes = draw_panel(panel, steps, log=scale == "log")
+        svg = inline(figure, f"{name}{scale}")
+        scales.append(Scale(scale, svg, place_marks(axes, panel, told.marks, steps)))
+        ends = axes.transData.transform([(step, axes.get_ylim()[0]) for step in steps])
+        edges = (float(ends[0, 0]) * 72 / figure.dpi, float(ends[1, 0]) * 72 / figure.dpi)
+    return Chart(panel, scales, columns_of(panel, steps, edges, told.names))
