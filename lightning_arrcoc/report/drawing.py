@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from lightning_arrcoc.report.colours import LIGHT, VARIABLES, Colours
 from lightning_arrcoc.report.ending import Ending
 from lightning_arrcoc.report.panels import Line, Mark, Panel
+from lightning_arrcoc.report.quantities import MAIN
 from lightning_arrcoc.report.wording import short
 
 SIZE = (4.6, 2.45)  # inches of a panel on the page: 331 units of its SVG wide
@@ -73,7 +74,7 @@ def picture(
     title: str,
 ) -> bytes:
     """The first panels in one PNG, with names and endings of the runs."""
-    shown = panels[:PICTURED]
+    shown = _main(panels)
     columns = min(len(shown), 3) or 1
     rows = max(1, math.ceil(len(shown) / columns))
     name_rows = math.ceil(len(names) / NAMES_A_ROW)
@@ -108,13 +109,22 @@ def picture(
     return content.getvalue()
 
 
+def _main(panels: Sequence[Panel]) -> list[Panel]:
+    """Those of the first section, and the first of each other, as far as there is room."""
+    first = {panel.quantity.section: panel for panel in reversed(panels)}
+    chosen = [p for p in panels if p.quantity.section == MAIN or p is first[p.quantity.section]]
+    return chosen[:PICTURED]
+
+
 def _heading(panel: Panel) -> str:
     roles = sorted({line.role for line in panel.lines if line.role})
-    several = f"  (thin: train, thick: {' and '.join(roles[1:] or roles)})"
-    log = "  log scale" if panel.prefers_log else ""
-    thin = several.replace("thin: train, thick: ", "") if len(roles) < 2 else several
-    return _cut(panel.quantity.title) + (thin if roles and panel.quantity.title not in {
-        line.metric for line in panel.lines} else "") + log  # fmt: skip
+    named = panel.quantity.title in {line.metric for line in panel.lines}
+    words = [_cut(panel.quantity.title)]
+    if "train" in roles and len(roles) > 1:
+        words.append(f"(thin: train, thick: {' and '.join(set(roles) - {'train'})})")
+    elif roles and not named:
+        words.append(f"({' and '.join(roles)})")
+    return "  ".join([*words, "log scale"] if panel.prefers_log else words)
 
 
 def _cut(text: str) -> str:

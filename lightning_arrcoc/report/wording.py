@@ -67,7 +67,7 @@ def text_of(event: Happening) -> str:
     others = {} if first else fields
     first = first or others.pop("reason", None)
     words = [str(first)] if first else []
-    words += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in others.items()
+    words += [f"{key.replace('_', ' ')} {plain(value).rstrip('.')}" for key, value in others.items()
               if value is not None]  # fmt: skip
     said = " ".join("; ".join(words).split())
     return said if len(said) <= LONGEST else said[: LONGEST - 1] + "…"
