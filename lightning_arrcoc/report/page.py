@@ -27,12 +27,14 @@ from lightning_arrcoc.report.panels import (
     lay_out,
     marks_of,
 )
+from lightning_arrcoc.report.quantities import AREAS
 from lightning_arrcoc.report.run import Happening, Run
 from lightning_arrcoc.report.svg import inline
 
 # Chosen by us: a table is read, the log is searched.
 MOST_EVENTS = 150
 MOST_KEYS = 200
+MEMORY = AREAS["memory"]
 COMMIT_DIGITS = 8
 
 
@@ -88,7 +90,7 @@ def tell(runs: Sequence[Run], now: datetime) -> Told:
     drawn = lay_out(runs)
     return Told(
         runs, [run.name for run in runs], [ending_of(run, now) for run in runs], drawn,
-        marks_of(runs, drawn.steps), best_values(runs), now,
+        marks_of(runs, drawn), best_values(runs), now,
     )  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def page(told: Told) -> str:
         runs=runs,
         summaries=[_summary(told, place) for place in range(len(runs))],
         headline=headline(told.best),
-        sections=list(_sections(told)),
+        sections=list(_sections(told, with_memory=bool(phases))),
         phases=phases,
         tells_phases=tells_phases(phases),
         events=important[:MOST_EVENTS],
@@ -218,12 +220,12 @@ def _alike(one: Happening, other: Happening) -> bool:
     )
 
 
-def _sections(told: Told) -> Iterator[tuple[str, list[Chart]]]:
-    """Headings with their charts, in their order."""
+def _sections(told: Told, *, with_memory: bool) -> Iterator[tuple[str, list[Chart]]]:
+    """Headings with their charts, in their order; that of memory has a table too."""
     charts = [_chart(panel, told, f"chart{place}") for place, panel in enumerate(told.drawn.panels)]
     for section in SECTIONS:
         mine = [chart for chart in charts if chart.panel.quantity.section == section]
-        if mine:
+        if mine or (with_memory and section == MEMORY):
             yield section, mine
 
 

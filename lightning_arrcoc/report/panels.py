@@ -26,7 +26,8 @@ from lightning_arrcoc.report.wording import number, text_of
 MOST_PANELS = 48
 MOST_POINTS = 60_000  # of the whole page
 LEAST_BINS, MOST_BINS = 24, 160
-STRETCHES = 40  # that events, and values to hover over, are gathered in
+MOST_MARKS = 8000  # of the whole page
+LEAST_STRETCHES, STRETCHES = 2, 40  # that events, and values to hover over, are gathered in
 TOGETHER = 3  # runs whose train and val curves share a panel; more would be a thicket
 
 SECTIONS = (MAIN, *dict.fromkeys(AREAS.values()), OTHER)
@@ -190,16 +191,22 @@ def kind_of(event: Happening) -> str:
     return "routine" if ROUTINE.match(event.name) else "turn"
 
 
-def marks_of(runs: Sequence[Run], steps: tuple[float, float]) -> list[Mark]:
-    """Events as marks, those of a kind that lie close together as one."""
-    low, high = steps
-    width = (high - low) / STRETCHES
+def marks_of(runs: Sequence[Run], drawn: Drawn) -> list[Mark]:
+    """Events as marks, those of a kind that lie close together as one; closer on a full page."""
+    marked = [
+        (place, event.name, event.step, event)
+        for place, run in enumerate(runs)
+        for event in run.happenings
+        if event.name not in UNMARKED and event.step is not None
+    ]
+    kinds = len({(place, name) for place, name, _, _ in marked})
+    room = MOST_MARKS / max(1, kinds * 2 * len(drawn.panels))  # 2 scales
+    stretches = int(np.clip(room, LEAST_STRETCHES, STRETCHES))
+    low, high = drawn.steps
     gathered: dict[tuple[int, str, int], list[Happening]] = defaultdict(list)
-    for place, run in enumerate(runs):
-        for event in run.happenings:
-            if event.name not in UNMARKED and event.step is not None:
-                stretch = int(np.clip((event.step - low) / width, -1, STRETCHES + 1))
-                gathered[place, event.name, stretch].append(event)
+    for place, name, step, event in marked:
+        stretch = int(np.clip((step - low) / (high - low) * stretches, -1, stretches + 1))
+        gathered[place, name, stretch].append(event)
     return [_mark(runs[place].name, place, events) for (place, _, _), events in gathered.items()]
 
 
@@ -211,5 +218,5 @@ def _mark(run_name: str, place: int, events: Sequence[Happening]) -> Mark:
         where += f" to {number(max(steps))}"
     times = f" ({len(events)} times)" if len(events) > 1 else ""
     said = text_of(first)
-    text = f"{run_name}, {where}: {first.name}{times}\n{said[:200]}".strip()
+    text = f"{run_name}, {where}: {first.name}{times}\n{said[:120]}".strip()
     return Mark(place, steps[0], kind_of(first), text)

@@ -32,7 +32,11 @@ def inline(figure: Figure, name: str) -> Markup:
         name: what sets its references apart from those of other figures of the page.
     """
     text = StringIO()
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify_threshold": 0.05}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "path.simplify_threshold": 0.05,
+    }
     with rc_context(style):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     root = ET.fromstring(text.getvalue())

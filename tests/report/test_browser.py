@@ -26,9 +26,10 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {B
 
 # Put into a copy of the page, whose own policy lets no script run; what it finds replaces the page.
 PROBE = """<script>addEventListener("load", () => {
+  const isShown = one => one.getClientRects().length > 0;
   const shown = [...document.querySelectorAll("svg")];
   const boxes = shown.map(svg => svg.getBoundingClientRect());
-  const curves = [...document.querySelectorAll(".curve")].filter(one => one.checkVisibility());
+  const curves = [...document.querySelectorAll(".curve")].filter(isShown);
   const found = {
     height: document.documentElement.scrollHeight,
     wide: document.documentElement.scrollWidth - innerWidth,
@@ -36,9 +37,9 @@ PROBE = """<script>addEventListener("load", () => {
     smallest: Math.min(...boxes.map(box => Math.min(box.width, box.height))),
     curves: curves.length,
     drawn: curves.filter(one => one.getBBox().width > 0).length,
-    marks: [...document.querySelectorAll(".mark")].filter(one => one.checkVisibility()).length,
-    font: Math.min(...[...document.querySelectorAll("svg text")].filter(one =>
-      one.checkVisibility()).map(one => one.getBoundingClientRect().height)),
+    marks: [...document.querySelectorAll(".mark")].filter(isShown).length,
+    font: Math.min(...[...document.querySelectorAll("svg text")].filter(isShown).map(
+      one => one.getBoundingClientRect().height)),
     ink: getComputedStyle(document.body).backgroundColor,
   };
   document.documentElement.textContent = "FOUND" + JSON.stringify(found) + "END";
