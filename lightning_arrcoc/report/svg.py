@@ -16,7 +16,7 @@ from lightning_arrcoc.report.colours import VARIABLES, variables
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 NUMBER = re.compile(r"-?\d+\.\d+")
-FONT = re.compile(r"font:[^;\"]*;?\s*")
+FONT = re.compile(r"font(-\w+)?:[^;]*;?\s*")
 DRAWN = ("d", "x", "y", "transform")
 REFERENCE = re.compile(r"#([\w-]+)")
 

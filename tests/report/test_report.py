@@ -142,10 +142,12 @@ def test_every_part_of_a_run_is_told(write: Write, told: Told) -> None:
     page = Page(told(folder))
     for words in (
         "Best val/loss 0.01695 , the lowest, at step 59",
-        "Ran to its end.", "60 steps", "2 x H200", "16 GiB of memory", "1,000 parameters, 10 trained",
+        "Ran to its end.", "60 steps", "2 x H200", "16 GiB of memory",
+        "1,000 parameters, 10 trained",
         "commit 01234567, with changes that are not committed", "torch 2.13.0",
         "lower, by its name", "batch/skipped 2 times", "not finite", "21 to 22",
-        "checkpoint/saved", "whole run, main memory 0.500", "train 0.250", "Never changed: grad/norm",
+        "checkpoint/saved", "whole run, main memory 0.500", "train 0.250",
+        "Never changed: grad/norm",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.classes("curve") == 2 * 3  # on both scales: val, and train raw and smooth
