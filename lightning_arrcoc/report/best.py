@@ -33,7 +33,7 @@ class Cell(NamedTuple):
         best: None where it never was a number, or nobody knows which values are better.
         lowest, highest: None where it never was a number.
         last: as it was logged last, a number or not.
-        wins: whether no other run is better.
+        wins: whether no other run is better, and some are worse.
     """
 
     best: Value | None
@@ -52,10 +52,10 @@ class Row(NamedTuple):
 
 
 def best_values(runs: Sequence[Run]) -> list[Row]:
-    """A row for every metric that tells how good a run is, the most important first.
+    """A row for every metric that tells how good a run is: monitored ones, then known ones.
 
     A value that is not finite is never the best. Of a quantity that is validated or tested,
-    training's own figures are left out.
+    training's own figures are left out, as is what was measured once and is not monitored.
     """
     said = directions(runs)
     metrics = dict.fromkeys(metric for run in runs for metric in run.curves)
@@ -66,21 +66,26 @@ def best_values(runs: Sequence[Run]) -> list[Row]:
         if (quantity_of(metric).section == MAIN or metric in said)
         and not (role_of(metric) == "train" and quantity_of(metric) in judged)
         and not metric.endswith("_step")
+        and (
+            metric in said
+            or any(len(r.curves[metric].steps) > 1 for r in runs if metric in r.curves)
+        )
     ]
     chosen.sort(key=lambda metric: (*importance(quantity_of(metric), [metric]), role_of(metric)))
+    chosen.sort(key=lambda metric: (metric not in said, not direction_of(metric, said).mode))
     return [_row(metric, direction_of(metric, said), runs) for metric in chosen]
 
 
 def headline(rows: Sequence[Row]) -> Row | None:
-    """The metric that runs are told by: the first that has a direction, monitored ones before."""
-    known = [row for row in rows if row.direction.mode and any(c and c.best for c in row.cells)]
-    return min(known, key=lambda row: row.direction.source != "the configuration", default=None)
+    """The metric that runs are told by: the first whose direction is known."""
+    known = (row for row in rows if any(cell and cell.best for cell in row.cells))
+    return next(known, None)
 
 
 def _row(metric: str, direction: Direction, runs: Sequence[Run]) -> Row:
     cells = [_cell(run.curves, metric, direction) for run in runs]
     numbers = [cell.best.value for cell in cells if cell and cell.best]
-    if len(runs) > 1 and numbers:
+    if len(set(numbers)) > 1:
         first = min(numbers) if direction.mode == "min" else max(numbers)
         cells = [
             cell._replace(wins=True) if cell and cell.best and cell.best.value == first else cell

@@ -116,7 +116,7 @@ def page(told: Told) -> str:
         told=told,
         runs=runs,
         summaries=[_summary(told, place) for place in range(len(runs))],
-        headline=headline(told.best),
+        lead=_lead(told),
         sections=list(_sections(told, with_memory=bool(phases))),
         phases=phases,
         tells_phases=tells_phases(phases),
@@ -132,6 +132,19 @@ def page(told: Told) -> str:
         absent=wording.ABSENT,
         log=LOG,
     )
+
+
+def _lead(told: Told) -> dict[str, Any] | None:
+    """The best value of all runs by the metric that they are told by, and whose it is."""
+    row = headline(told.best)
+    if row is None:
+        return None
+    known = [(cell.best, name) for cell, name in zip(row.cells, told.names, strict=True)
+             if cell and cell.best]  # fmt: skip
+    lowest, highest = min(known), max(known)
+    value = (lowest if row.direction.mode == "min" else highest)[0]
+    by = [name for best, name in known if best.value == value.value]
+    return {"metric": row.metric, "mode": row.direction.mode, "value": value, "by": by}
 
 
 def _summary(told: Told, place: int) -> dict[str, Any]:
@@ -153,8 +166,6 @@ def _summary(told: Told, place: int) -> dict[str, Any]:
         notes.append("The last line is cut short and left out.")
     if not run.curves:
         notes.append("No metric was logged.")
-    if run.starts > 1:
-        notes.append(f"Started {run.starts} times into the same log.")
     notes += [
         f"{metric}: none of its {count} values is finite, so there is nothing to draw."
         for owner, metric, count in told.drawn.never_finite
@@ -162,6 +173,8 @@ def _summary(told: Told, place: int) -> dict[str, Any]:
     ]
     if len(run.ranks) > 1:
         words.append(f"{len(run.ranks)} ranks told")
+    if run.starts > 1:  # resumed, or tested after it was trained
+        words.append(f"{run.starts} starts")
     return {
         "ending": told.endings[place],
         "words": words,

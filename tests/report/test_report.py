@@ -141,7 +141,7 @@ def test_every_part_of_a_run_is_told(write: Write, told: Told) -> None:
     })  # fmt: skip
     page = Page(told(folder))
     for words in (
-        "Best val/loss 0.01695 , the lowest, at step 59",
+        "Best val/loss 0.01695 , the lowest, at step 59.",
         "Ran to its end.", "60 steps", "2 x H200", "16 GiB of memory",
         "1,000 parameters, 10 trained",
         "commit 01234567, with changes that are not committed", "torch 2.13.0",
@@ -219,8 +219,21 @@ def test_runs_are_compared_and_only_what_differs_is_shown(write: Write, told: To
     assert page.classes("wins") == 1
 
 
-def test_alike_runs_differ_in_nothing(write: Write, told: Told) -> None:
-    assert "Nothing that the logs tell" in Page(told(write("one"), write("two"))).text
+def test_alike_runs_differ_in_nothing_and_none_wins(write: Write, told: Told) -> None:
+    page = Page(told(write("one"), write("two")))
+    assert "Nothing that the logs tell" in page.text
+    assert "at step 59 by one and two" in page.text
+    assert page.classes("wins") == 0
+
+
+def test_a_monitored_metric_is_the_one_that_runs_are_told_by(write: Write, told: Told) -> None:
+    config = {"callbacks": {"checkpoint": {"monitor": "val/zeal", "mode": "max"}}}
+    zeal = [line("metrics", step, metrics={"val/zeal": step % 7}) for step in range(20)]
+    once = line("metrics", 20, metrics={"test/zeal": 0.75})
+    page = Page(told(write("one", *zeal, once, config=config)))
+    assert "Best val/zeal 6 , the highest, at step 6." in page.text
+    assert "higher, as configured" in page.text
+    assert "Measured once metric one test/zeal 0.75" in page.text
 
 
 def test_a_run_without_metrics_is_told_all_the_same(write: Write, told: Told) -> None:
