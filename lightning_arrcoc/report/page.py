@@ -16,6 +16,7 @@ from lightning_arrcoc.report.colours import DARK, LIGHT, variables
 from lightning_arrcoc.report.differences import differences, facts
 from lightning_arrcoc.report.drawing import Placed, draw_panel, place_marks
 from lightning_arrcoc.report.ending import Ending, ending_of
+from lightning_arrcoc.report.happened import happened
 from lightning_arrcoc.report.hovering import HEIGHT, WIDTH, Column, columns_of
 from lightning_arrcoc.report.memory import memory_by_phase, tells_phases
 from lightning_arrcoc.report.panels import (
@@ -23,19 +24,18 @@ from lightning_arrcoc.report.panels import (
     Drawn,
     Mark,
     Panel,
-    kind_of,
     lay_out,
     marks_of,
 )
 from lightning_arrcoc.report.quantities import AREAS
-from lightning_arrcoc.report.run import Happening, Run
+from lightning_arrcoc.report.run import Run
+from lightning_arrcoc.report.summary import summary
 from lightning_arrcoc.report.svg import inline
 
 # Chosen by us: a table is read, the log is searched.
 MOST_EVENTS = 150
 MOST_KEYS = 200
 MEMORY = AREAS["memory"]
-COMMIT_DIGITS = 8
 
 
 class Scale(NamedTuple):
@@ -57,16 +57,6 @@ class Chart(NamedTuple):
     def prefers(self) -> str:
         """The scale it is shown on, unless the reader asks for another."""
         return "log" if self.panel.prefers_log else "linear"
-
-
-class Happened(NamedTuple):
-    """Events of the same name in a row, of one run: the first of them, and the last step."""
-
-    run: int
-    kind: str
-    event: Happening
-    last_step: float | None
-    times: int
 
 
 class Told(NamedTuple):
@@ -109,13 +99,16 @@ def page(told: Told) -> str:
     }  # fmt: skip
     runs = told.runs
     phases = memory_by_phase(runs)
-    events = list(_happened(runs))
+    events = list(happened(runs))
     important = [one for one in events if one.kind != "routine"]
     different = differences(runs)
     return environment.get_template("page.html").render(
         told=told,
         runs=runs,
-        summaries=[_summary(told, place) for place in range(len(runs))],
+        summaries=[
+            summary(run, ending, [one for one in told.drawn.never_finite if one[0] == place])
+            for place, (run, ending) in enumerate(zip(runs, told.endings, strict=True))
+        ],
         lead=_lead(told),
         sections=list(_sections(told, with_memory=bool(phases))),
         phases=phases,
@@ -145,92 +138,6 @@ def _lead(told: Told) -> dict[str, Any] | None:
     value = (lowest if row.direction.mode == "min" else highest)[0]
     by = [name for best, name in known if best.value == value.value]
     return {"metric": row.metric, "mode": row.direction.mode, "value": value, "by": by}
-
-
-def _summary(told: Told, place: int) -> dict[str, Any]:
-    """The line of a run: how far it came, how long it took, on what."""
-    run, started = told.runs[place], told.runs[place].started
-    words = []
-    if run.last_step is not None:
-        words.append(f"{wording.number(run.last_step)} steps")
-    if run.last_epoch is not None:
-        words.append(f"epoch {wording.number(run.last_epoch)}")
-    if run.first_time and run.last_time:
-        words.append(wording.since(run.last_time - run.first_time))
-        words.append(f"began {wording.utc(run.first_time)}")
-    notes = list(run.notes)
-    if run.unreadable:
-        notes.append(f"{run.unreadable} unreadable {'line' if run.unreadable == 1 else 'lines'}"
-                     " left out.")  # fmt: skip
-    if run.torn:
-        notes.append("The last line is cut short and left out.")
-    if not run.curves:
-        notes.append("No metric was logged.")
-    notes += [
-        f"{metric}: none of its {count} values is finite, so there is nothing to draw."
-        for owner, metric, count in told.drawn.never_finite
-        if owner == place
-    ]
-    if len(run.ranks) > 1:
-        words.append(f"{len(run.ranks)} ranks told")
-    if run.starts > 1:  # resumed, or tested after it was trained
-        words.append(f"{run.starts} starts")
-    return {
-        "ending": told.endings[place],
-        "words": words,
-        "machine": list(_machine(started)),
-        "notes": notes,
-    }
-
-
-def _machine(started: dict[str, Any]) -> Iterator[str]:
-    """Hardware, versions and commit, as far as they were logged as expected."""
-    hardware, parameters, versions, git = (
-        found if isinstance(found := started.get(key), dict) else {}
-        for key in ("hardware", "parameters", "versions", "git")
-    )
-    gpus = hardware.get("gpus")
-    if isinstance(gpus, list):
-        kinds = {str(gpu): gpus.count(gpu) for gpu in gpus}
-        yield ", ".join(f"{count} x {gpu}" for gpu, count in kinds.items()) or "no GPU"
-    if hardware.get("cores"):
-        yield f"{hardware['cores']} cores"
-    if isinstance(hardware.get("memory_bytes"), int):
-        yield f"{hardware['memory_bytes'] / 2**30:.0f} GiB of memory"
-    if isinstance(parameters.get("all"), int):
-        trainable = parameters.get("trainable")
-        part = f", {trainable:,} trained" if isinstance(trainable, int) else ""
-        yield f"{parameters['all']:,} parameters{part}"
-    yield from (f"{name} {versions[name]}" for name in ("torch", "lightning") if versions.get(name))
-    if git.get("commit"):
-        dirty = ", with changes that are not committed" if git.get("dirty") else ""
-        yield f"commit {str(git['commit'])[:COMMIT_DIGITS]}{dirty}"
-
-
-def _happened(runs: Sequence[Run]) -> Iterator[Happened]:
-    """Events in their order, the same in a row as one; what stands elsewhere is left out."""
-    for place, run in enumerate(runs):
-        row: list[Happening] = []
-        for event in [*filter(_is_news, run.happenings), None]:
-            if event is not None and row and _alike(row[-1], event):
-                row.append(event)
-                continue
-            if row:
-                yield Happened(place, kind_of(row[0]), row[0], row[-1].step, len(row))
-            row = [event] if event is not None else []
-
-
-def _is_news(event: Happening) -> bool:
-    """Not a header, the footer of a success, or what was said in passing."""
-    passing = event.name in ("log", "run/ended") and event.level in ("INFO", "DEBUG")
-    return not passing and event.name != "run/started"
-
-
-def _alike(one: Happening, other: Happening) -> bool:
-    said = ("message", "reason", "sign")
-    return (one.name, one.rank) == (other.name, other.rank) and all(
-        one.fields.get(key) == other.fields.get(key) for key in said
-    )
 
 
 def _sections(told: Told, *, with_memory: bool) -> Iterator[tuple[str, list[Chart]]]:
