@@ -24,7 +24,7 @@ from lightning_arrcoc.report.wording import number, text_of
 
 # All chosen by us, so that a page of ten long runs stays below a few MB.
 MOST_PANELS = 48
-MOST_POINTS = 60_000  # of the whole page
+MOST_POINTS = 40_000  # of the whole page
 LEAST_BINS, MOST_BINS = 24, 160
 MOST_MARKS = 8000  # of the whole page
 LEAST_STRETCHES, STRETCHES = 2, 40  # that events, and values to hover over, are gathered in
