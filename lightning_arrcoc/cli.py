@@ -24,6 +24,7 @@ COMMANDS = {
 }
 PLAIN = {  # these take no configuration
     "checkpoints": "list the checkpoints of a folder; --verify reads them all",
+    "report": "tell runs in one page, from their logs: report RUN [RUN ...] [--out FILE.html]",
 }
 USAGE = (
     "usage: python -m lightning_arrcoc COMMAND [key=value ...] [--help] [--cfg job] [-m]\n\n"
@@ -50,6 +51,8 @@ def main() -> None:
         sys.exit(_fail(_unknown_command(arguments)))
     if arguments[0] == "checkpoints":
         sys.exit(_checkpoints(arguments[1:]))
+    if arguments[0] == "report":
+        sys.exit(_report(arguments[1:]))
     try:
         sys.exit(run(arguments[0], arguments[1:]))
     except KeyboardInterrupt:
@@ -63,6 +66,15 @@ def _checkpoints(arguments: list[str]) -> int:
         return checkpoints.main(arguments)
     except ValueError as error:
         return _fail(str(error))
+
+
+def _report(arguments: list[str]) -> int:
+    from lightning_arrcoc.report import command
+
+    try:
+        return command.main(arguments)
+    except (ValueError, OSError) as error:
+        return _fail(_one_line(error))
 
 
 def run(command: str, arguments: list[str]) -> int:

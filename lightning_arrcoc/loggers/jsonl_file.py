@@ -65,12 +65,20 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """Every whole line of a log; what is no JSON object, or cut short, is left out."""
     with Path(path).open("rb") as file:
         for line in file:
-            try:
-                found = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if isinstance(found, dict):
-                yield {**found, "metrics": _with_nan(found.get("metrics"))}
+            found = parse_line(line)
+            if found is not None:
+                yield found
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """What a line of a log says; None for what is no JSON object, or cut short."""
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {**found, "metrics": _with_nan(found.get("metrics"))}
 
 
 def read_runs(*runs: str | Path) -> Any:
