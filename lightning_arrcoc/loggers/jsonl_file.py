@@ -39,8 +39,7 @@ class JsonlFile:
         if self._file is None:
             self._open()
         assert self._file is not None
-        content = orjson.dumps(_without_nan(line), default=str, option=orjson.OPT_NON_STR_KEYS)
-        content = b"\n" * self._torn + content + b"\n"
+        content = b"\n" * self._torn + _as_json(line) + b"\n"
         self._torn = True
         if os.write(self._file, content) == len(content):
             self._torn = False
@@ -130,6 +129,25 @@ def find_logs(*runs: str | Path) -> list[Path]:
             )
         found += logs
     return found
+
+
+def _as_json(line: Mapping[str, Any]) -> bytes:
+    """Whatever stands in it: a log ends no run for an integer beyond 64 bits or half a letter."""
+    plain = _without_nan(line)
+    try:
+        return orjson.dumps(plain, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return orjson.dumps(_tamed(plain), default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _tamed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_tamed(str(key)): _tamed(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tamed(inner) for inner in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _without_nan(value: Any) -> Any:

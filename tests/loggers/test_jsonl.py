@@ -163,6 +163,22 @@ def test_a_second_run_of_the_same_logger_is_heard_too(tmp_path: Path) -> None:
     assert len(lines_of(logger, "run/started")) == len(lines_of(logger, "run/ended")) == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (2**64, str(2**64)),
+        (-(2**63) - 1, str(-(2**63) - 1)),
+        ("half \ud800 a pair", "half ? a pair"),
+    ],
+)
+def test_what_json_has_no_place_for_ends_no_run(logger: JsonlLogger, value: Any, kept: str) -> None:
+    logger.log_hyperparams({"seeds": [1, {"last": value}]})
+    logger.log_metrics({"a": 1}, 0)
+    lines = list(read_lines(logger.path))
+    assert lines[0]["config"] == {"seeds": [1, {"last": kept}]}
+    assert lines[-1]["metrics"] == {"a": 1}
+
+
 # -------------------------------------------------------------------------------------- folders
 
 
