@@ -9,9 +9,28 @@ import torch
 from torch import Tensor
 
 from lightning_arrcoc.relevance.balancing import TENSIONS
-from lightning_arrcoc.vlm import ArrCocQwen3VL
+from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.packing import turns_of
+
+
+class Read(NamedTuple):
+    """How much the backbone read in the pass that was learned from.
+
+    Attributes:
+        rows, length: of its sequences; padding counts, as it is computed.
+        images: how many, one that several turns saw so many times.
+        patches: that entered the vision tower.
+        visual: tokens that all of these images have.
+        kept: of these, what the language model read.
+    """
+
+    rows: int
+    length: int
+    images: int
+    patches: int
+    visual: int
+    kept: int
 
 
 class Lesson(NamedTuple):
@@ -20,10 +39,12 @@ class Lesson(NamedTuple):
     Attributes:
         loss: scalar, nats.
         logs: further figures by name, detached scalars.
+        read: None where it was the batch as it is, with all tokens.
     """
 
     loss: Tensor
     logs: dict[str, Tensor]
+    read: Read | None = None
 
 
 class Objective(Protocol):
@@ -51,6 +72,27 @@ def packed_turns(model: ArrCocQwen3VL, inputs: dict[str, Any]) -> dict[str, Any]
             inputs["input_ids"], inputs["attention_mask"], model.backbone.config.image_token_id
         )
     return packed
+
+
+def read_of(model: ArrCocQwen3VL, output: ArrCocOutput, *, chosen: bool) -> Read:
+    """What a pass read, by shapes alone: nothing is waited for.
+
+    Args:
+        model: whose output it is.
+        output: with an allocation for each image.
+        chosen: whether the tokens it names were read, or all.
+    """
+    allocations = output.allocation or []
+    visual = sum(allocation.relevance.numel() for allocation in allocations)
+    kept = sum(len(allocation.levels) for allocation in allocations) if chosen else visual
+    encoded = kept if model.select == "before_vision" else visual
+    rows, length = output.logits.shape[:2]
+    return Read(rows, length, len(allocations), encoded * patches_a_token(model), visual, kept)
+
+
+def patches_a_token(model: ArrCocQwen3VL) -> int:
+    """Patches that the vision tower merges into one token."""
+    return int(model.backbone.config.vision_config.spatial_merge_size) ** 2
 
 
 def nothing_to_learn(model: ArrCocQwen3VL) -> Tensor:

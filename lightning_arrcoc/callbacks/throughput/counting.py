@@ -75,8 +75,9 @@ def _input_tokens(batch: Any) -> Count | None:
     mask = batch.get("attention_mask")
     with torch.no_grad():
         if isinstance(mask, Tensor) and mask.shape == batch["input_ids"].shape:
-            return (mask != 0).sum()
-    return batch["input_ids"].numel()
+            return torch.count_nonzero(mask)
+    count: int = batch["input_ids"].numel()
+    return count
 
 
 def _told_flops(module: pl.LightningModule, batch: Any) -> Count | None:
