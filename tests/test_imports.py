@@ -12,7 +12,7 @@ import pytest
 import lightning_arrcoc
 
 PACKAGE = Path(lightning_arrcoc.__file__).parent
-ALONE = ("callbacks", "plugins", "loggers")
+ALONE = ("callbacks", "plugins", "loggers", "profilers")
 # Events, plain file handling, comparing architectures, where a run comes from, and memory.
 SHARED = tuple(
     f"lightning_arrcoc.{name}"
@@ -107,6 +107,8 @@ def test_vlm_imports_relevance_and_itself_alone() -> None:
         "lightning_arrcoc.callbacks.memory_guard",
         "lightning_arrcoc.callbacks.memory_monitor",
         "lightning_arrcoc.callbacks.oom_guard",
+        "lightning_arrcoc.callbacks.throughput_monitor",
+        "lightning_arrcoc.profilers",
     ],
 )
 def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does(module: str) -> None:

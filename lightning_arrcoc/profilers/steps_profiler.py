@@ -13,11 +13,10 @@ from typing import Literal, get_args
 import torch
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.memory import history
-from lightning_arrcoc.profilers.memory_timeline import draw_memory
 
 What = Literal["time", "memory"]
 BATCH, EPOCH = "run_training_batch", "run_training_epoch"  # as Lightning calls what it profiles
@@ -86,7 +85,7 @@ class StepsProfiler(PyTorchProfiler):
         self._schedule, self._profiler_kwargs["schedule"] = None, schedule
         self.what, self.first, self.after = what, start, stop
         self.files: list[Path] = []
-        self._is_on = False
+        self._is_on = self._has_fitted = False
         self._steps, self._last_step = 0, 0
         self._said = True
 
@@ -96,7 +95,10 @@ class StepsProfiler(PyTorchProfiler):
         super().setup(stage, local_rank, log_dir)
         self._is_on = stage == TrainerFn.FITTING and getattr(rank_zero_only, "rank", 0) == 0
         self._said = not self._is_on
+        if stage != TrainerFn.FITTING and not self._has_fitted:
+            rank_zero_info("StepsProfiler profiles a fit, and nothing else.")
         if self._is_on:
+            self._has_fitted = True
             self.files, self._steps, self._last_step = [], 0, 0
 
     def start(self, action_name: str) -> None:
@@ -181,6 +183,9 @@ class StepsProfiler(PyTorchProfiler):
             trace = Path(plain.name).read_bytes()
         self._add(folder / f"{self.what}_trace.json.gz", gzip.compress(trace))
         if self.what == "memory":
+            # Imported here: matplotlib is heavy.
+            from lightning_arrcoc.profilers.memory_timeline import draw_memory
+
             self._add(folder / "memory_timeline.png", draw_memory(json.loads(trace)))
         if self.what == "memory" and history.can_record():
             self.files += history.write(history.take(), folder, "memory_snapshot")
