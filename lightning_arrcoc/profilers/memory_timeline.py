@@ -27,20 +27,17 @@ def draw_memory(trace: Mapping[str, Any]) -> bytes:
         if event.get("name") == MEMORY:
             told = event["args"]
             kind, number = told["Device Type"], told["Device Id"]
-            device = KINDS.get(kind, f"device of type {kind}") + (
-                f" {number}" if number >= 0 else ""
-            )
-            lines[device].append((event["ts"], told["Total Allocated"] / MIB))
+            name = KINDS.get(kind, f"device of type {kind}")
+            lines[f"{name} {number}" if number >= 0 else name].append((event["ts"], told["Total Allocated"] / MIB))
         elif str(event.get("name")).startswith(STEP) and event.get("ph") == "X":
             steps.setdefault(event["name"].removeprefix(STEP), event["ts"])
     begin = min((line[0][0] for line in lines.values()), default=0.0)
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots()
     for device, line in sorted(lines.items()):
-        at_ms, held = zip(
-            *((1e-3 * (time - begin), size) for time, size in sorted(line)), strict=True
-        )
-        axes.step(at_ms, held, where="post", label=device, linewidth=0.8)
+        times, held = zip(*sorted(line), strict=True)
+        times_ms = [1e-3 * (time - begin) for time in times]
+        axes.step(times_ms, held, where="post", label=device, linewidth=0.8)
     for number, time in steps.items():
         at_ms = 1e-3 * (time - begin)
         axes.axvline(at_ms, color="0.7", linewidth=0.8)
