@@ -28,7 +28,8 @@ def draw_memory(trace: Mapping[str, Any]) -> bytes:
             told = event["args"]
             kind, number = told["Device Type"], told["Device Id"]
             name = KINDS.get(kind, f"device of type {kind}")
-            lines[f"{name} {number}" if number >= 0 else name].append((event["ts"], told["Total Allocated"] / MIB))
+            device = f"{name} {number}" if number >= 0 else name
+            lines[device].append((event["ts"], told["Total Allocated"] / MIB))
         elif str(event.get("name")).startswith(STEP) and event.get("ph") == "X":
             steps.setdefault(event["name"].removeprefix(STEP), event["ts"])
     begin = min((line[0][0] for line in lines.values()), default=0.0)
