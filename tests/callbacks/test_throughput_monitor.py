@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_arrcoc.callbacks import ThroughputMonitor, throughput_monitor
 from lightning_arrcoc.callbacks.throughput.clocks import HostClock, Mark
 from lightning_arrcoc.callbacks.throughput.counting import counts_of, leading_dimension
+from lightning_arrcoc.callbacks.throughput.fetching import FetchListener
 from lightning_arrcoc.callbacks.throughput.ledger import SmoothedLoss, Stragglers
 from lightning_arrcoc.callbacks.throughput.rates import learning_rates
 
@@ -462,19 +465,35 @@ def test_the_profiler_is_left_as_it_was(time: Time) -> None:
             return super().training_step(batch, batch_idx)
 
     for model in (Timed(time), Failing(time)):
-        monitors = [ThroughputMonitor(), ThroughputMonitor(5)]
+        monitor = ThroughputMonitor()
         trainer = pl.Trainer(
             max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, callbacks=[*monitors],
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[monitor],
             limit_val_batches=0,
         )  # fmt: skip
         fails = isinstance(model, Failing)
         with pytest.raises(RuntimeError, match="boom") if fails else nullcontext():
             trainer.fit(model, DataLoader(Samples(), batch_size=8))
-        assert all(monitor._run is None for monitor in monitors)
-        before = time.now_s
-        trainer.profiler.start("[_TrainingEpochLoop].train_dataloader_next")
-        assert time.now_s == before
+        assert monitor._run is None
+        assert hooks(trainer.profiler) == set()  # type: ignore[attr-defined]
+
+
+def test_listeners_that_lie_over_each_other_all_fall_silent() -> None:
+    profiler = PassThroughProfiler()
+    told: list[str] = []
+    one, two = (
+        FetchListener(profiler, partial(told.append, f"{name} asks"), partial(told.append, name))
+        for name in ("one", "two")
+    )
+    with profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
+        assert sorted(told) == ["one asks", "two asks"]
+    with profiler.profile("[_EvaluationLoop].val_next"):
+        assert len(told) == 4
+    one.let_go()
+    two.let_go()
+    two.let_go()
+    with profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
+        assert len(told) == 4
 
 
 def test_an_observer_leaves_the_weights_as_they_would_be(time: Time) -> None:
