@@ -22,12 +22,11 @@ def architecture_of(module: pl.LightningModule) -> dict[str, Any]:
     A module may offer ``architecture() -> dict`` of plain values, for what shapes do not tell.
     What stands there under ``may_differ`` is told and never compared.
     """
-    shapes = {name: list(value.shape) for name, value in _kept_tensors(module)}
-    sharded = any("_flat_param" in name for name in shapes)  # FSDP's pieces, another on each rank
+    shapes = {name: list(_shape(value)) for name, value in _kept_tensors(module)}
     return {
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
         "own": getattr(module, "architecture", dict)(),
-        "shapes": {} if sharded else shapes,
+        "shapes": {} if _is_in_pieces(module) else shapes,
     }
 
 
@@ -96,6 +95,19 @@ def what_fits(
         if found is not None and state[found].shape == value.shape:
             fitting[found] = value
     return fitting
+
+
+def _is_in_pieces(module: pl.LightningModule) -> bool:
+    """Whether FSDP1 keeps a flat piece of each tensor here, another one on each rank."""
+    trainer = module._trainer  # the public property raises where there is none
+    kinds = type(trainer.strategy).__mro__ if trainer is not None else ()
+    return any(kind.__name__ == "FSDPStrategy" for kind in kinds)
+
+
+def _shape(value: torch.Tensor) -> torch.Size:
+    """Of the whole: DeepSpeed's third stage leaves an empty tensor that tells it."""
+    shape: torch.Size = getattr(value, "ds_shape", value.shape)
+    return shape
 
 
 def _kept_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -139,7 +139,8 @@ def results_table(results: dict[str, list[Result]], budgets: Sequence[float]) ->
     table.add_column(f"all {full.tokens:.0f} tokens", justify="right")
     for place, budget in enumerate(budgets):
         kept = results[ARR_COC][place].tokens
-        table.add_column(f"{kept:.0f} tokens ({budget:.0%})", justify="right")
+        noun = "token" if round(kept) == 1 else "tokens"
+        table.add_column(f"{kept:.0f} {noun} ({budget:.0%})", justify="right")
     for name, row in results.items():
         cells = [f"{100 * result.exact_match:.1f}" for result in row]
         blank = [""] * len(budgets) if name == FULL else []

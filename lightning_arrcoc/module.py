@@ -19,15 +19,15 @@ from torchmetrics import MeanMetric
 from lightning_arrcoc.architecture import MAY_DIFFER, refuse_other
 from lightning_arrcoc.contest import FULL, Contest, decode_answers
 from lightning_arrcoc.data.collate import Batch
+from lightning_arrcoc.data.cutting import MeanOver, cut_batch, shares
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
-from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective, Read
-from lightning_arrcoc.objectives.lesson import patches_a_token
+from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
+from lightning_arrcoc.objectives.reading import Read, count, read_whole
 from lightning_arrcoc.plugins.manifest import STAMPS
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.resume import UNDER_WAY, settle_loops, take_up, under_way
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
-from lightning_arrcoc.vlm.flops import training_flops
 from lightning_arrcoc.vlm.lora import has_lora, lora_parameters, set_lora_training
 from lightning_arrcoc.vlm.texture_recipe import TextureRecipe
 from lightning_arrcoc.weights import belongings, fitting_weights, trained_weights
@@ -116,7 +116,7 @@ class ArrCocModule(pl.LightningModule):
             {name: METRICS[name]() for name in dict.fromkeys(("exact_match", *metrics))}
         )
         self._resumed: dict[str, Any] | None = None
-        self._read: Read | None = None  # by the last step
+        self._reads: list[Read] = []  # by the last step, which may have come in parts
         model.requires_grad_(False)
         for parameter in (*self.trained.parameters(), *lora_parameters(model.backbone).values()):
             parameter.requires_grad_(True)
@@ -171,7 +171,7 @@ class ArrCocModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         lesson = self.objective(self.model, batch["inputs"], self.progress)
-        self._read = lesson.read
+        self._reads.append(lesson.read or read_whole(self.model, batch))
         log = partial(self.log, batch_size=len(batch["answers"]))
         log("train/loss", lesson.loss, prog_bar=True)
         for name, value in lesson.logs.items():
@@ -181,31 +181,22 @@ class ArrCocModule(pl.LightningModule):
             self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
         return lesson.loss
 
-    def batch_counts(self, batch: Batch) -> dict[str, int | Tensor]:
-        """How much the last step read of its batch, for `ThroughputMonitor`.
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._reads.clear()
 
-        Visual tokens count for every question they were read for. Arithmetic is that of the pass
-        that was learned from, with its images taken as equally large; a teacher's is not in it.
+    def batch_counts(self, batch: Batch) -> dict[str, int | Tensor]:
+        """How much the last step read of its batch, for `ThroughputMonitor`; see `count`."""
+        return count(self.model, batch, self._reads, frozen=self.trains == "arr_coc")
+
+    def split_batch(self, batch: Batch, most: int) -> list[tuple[Batch, float]]:
+        """Parts of at most so many samples and their shares in the loss, for `OOMGuard`.
+
+        Their gradients add up to the whole batch's, but for what an objective draws anew for each
+        or judges of a batch as a whole.
         """
-        inputs = batch["inputs"]
-        merged = patches_a_token(self.model)
-        patches = len(inputs["pixel_values"]) if "pixel_values" in inputs else 0
-        in_batch = patches // merged
-        read = self._read
-        if read is None:
-            rows, length = inputs["input_ids"].shape
-            read = Read(rows, length, sum(batch["images"]), patches, in_batch, in_batch)
-        images = [read.patches // read.images] * read.images if read.images else []
-        frozen = self.trains == "arr_coc"
-        return {
-            "samples": len(batch["answers"]),
-            "text_tokens": inputs["attention_mask"].sum() - in_batch,
-            "visual_tokens": read.kept,
-            "visual_tokens_saved": read.visual - read.kept,
-            "flops": training_flops(
-                self.model.backbone.config, images, read.rows, read.length, frozen=frozen
-            ),
-        }
+        parts = cut_batch(batch, most)
+        over: MeanOver = getattr(self.objective, "mean_over", "answer_tokens")
+        return list(zip(parts, shares(parts, over), strict=True))
 
     def on_train_start(self) -> None:
         """Go on where a checkpoint stopped, which may be within an epoch or at its very end."""

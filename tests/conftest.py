@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import signal
-import subprocess
-import sys
+import socket
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -46,33 +48,91 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def together(tmp_path: Path) -> Callable[[str], list[str]]:
-    """Runs code in two processes joined by gloo; `rank` is known to it. Gives what each prints."""
+WARM = Path(__file__).parent / "warm.py"
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
+    ["lightning.pytorch.demos.boring_classes", "lightning_arrcoc.module", "lightning_arrcoc.data",
+     "lightning_arrcoc.callbacks", "lightning_arrcoc.plugins", "lightning_arrcoc.commands"]
+)  # fmt: skip
+PATIENCE_S = 600  # a busy machine is no failure
 
-    def run(code: str) -> list[str]:
-        meeting = f"file://{tmp_path / 'meeting'}"
-        joined = (
-            "import sys, torch.distributed as dist; rank = int(sys.argv[1])\n"
-            f"dist.init_process_group('gloo', init_method={meeting!r}, rank=rank, world_size=2)\n"
-            f"{textwrap.dedent(code)}\n"
-            "dist.destroy_process_group()\n"
-        )
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-c", joined, str(rank)], cwd=tmp_path, text=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )
-            for rank in range(2)
-        ]  # fmt: skip
+
+class Ended(NamedTuple):
+    """How a program ended, in one process or several.
+
+    Attributes:
+        returncode: the first that is not zero.
+        stdout, stderr: one process's after the other's.
+        printed: by each process.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    printed: list[str]
+
+
+@pytest.fixture(scope="session")
+def run_program() -> Callable[..., Ended]:
+    """Runs a program as `subprocess.run` would, or several joined as torchrun joins them."""
+
+    def run(
+        program: Path, *words: str, ranks: int = 1, folder: Path | None = None, **environment: str
+    ) -> Ended:
+        folder = folder or program.parent
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        outputs, errors, started = [], [], []
+        for rank in range(ranks):
+            joined = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            outputs.append(folder / f".out{rank}")
+            errors.append(folder / f".err{rank}")
+            given = {
+                "command": [str(program), *words], "folder": str(folder),
+                "outputs": (str(outputs[-1]), str(errors[-1])),
+                "environment": {**os.environ, **(joined if ranks > 1 else {}), **environment},
+            }  # fmt: skip
+            arguments = str(WARM), {"GIVEN": given}, "warm"
+            process = FORKED.Process(target=runpy.run_path, args=arguments)
+            process.start()
+            started.append(process)
         try:
-            ended = [process.communicate(timeout=240) for process in started]
+            for process in started:
+                process.join(PATIENCE_S)
         finally:
             for process in started:
                 process.kill()
-        assert [process.returncode for process in started] == [0, 0], ended
-        return [out for out, _ in ended]
+        codes = [process.exitcode for process in started]
+        printed, told = ([take(path) for path in paths] for paths in (outputs, errors))
+        code = next((code for code in codes if code != 0), 0)
+        assert code is not None, f"still running: {told}"
+        return Ended(code, "".join(printed), "".join(told), printed)
+
+    return run
+
+
+def take(path: Path) -> str:
+    text = path.read_text()
+    path.unlink()
+    return text
+
+
+@pytest.fixture
+def together(tmp_path: Path, run_program: Callable[..., Ended]) -> Callable[[str], list[str]]:
+    """Runs code in two processes joined by gloo; `rank` is known to it. Gives what each prints."""
+
+    def run(code: str) -> list[str]:
+        (tmp_path / "joined.py").write_text(
+            "import os, torch.distributed as dist; rank = int(os.environ['LOCAL_RANK'])\n"
+            f"dist.init_process_group('gloo', init_method='file://{tmp_path}/meeting', "
+            "rank=rank, world_size=2)\n"
+            f"{textwrap.dedent(code)}\n"
+            "dist.destroy_process_group()\n"
+        )
+        ended = run_program(tmp_path / "joined.py", ranks=2)
+        assert ended.returncode == 0, ended.stderr
+        return ended.printed
 
     return run
 

@@ -33,6 +33,13 @@ def test_what_a_state_dict_has_is_told_and_nothing_else() -> None:
     assert told["shapes"] == {name: list(v.shape) for name, v in module.state_dict().items()}
 
 
+def test_a_tensor_that_deepspeed_keeps_elsewhere_tells_its_shape() -> None:
+    module = Module()
+    module.layer.weight.data = torch.empty(0)
+    module.layer.weight.ds_shape = torch.Size([3])  # type: ignore[attr-defined]
+    assert architecture_of(module)["shapes"]["layer.weight"] == [3]
+
+
 @pytest.mark.parametrize(
     ("saved", "here", "rows"),
     [

@@ -20,6 +20,7 @@ from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.module import rate_factor
 from lightning_arrcoc.objectives import HardChoice, SoftGates
+from lightning_arrcoc.objectives.reading import count, read_whole
 from lightning_arrcoc.relevance.realizer import build_realizer
 from lightning_arrcoc.relevance.textures import TextureGenerator
 from lightning_arrcoc.vlm.flops import language_flops, training_flops, vision_flops
@@ -112,6 +113,20 @@ def test_visual_tokens_kept_and_saved_are_all_there_are(
         assert told["text_tokens"] == held["text"]
         assert told["samples"] == 4
         assert told["flops"] > 0
+
+
+def test_a_batch_that_came_in_parts_counts_as_one_that_did_not(module: ArrCocModule) -> None:
+    """As `OOMGuard` cuts it; a part is not the whole."""
+    samples = [questions("train", 4)[number] for number in range(4)]
+    assert module.processor is not None
+    batch = Collator(module.processor, for_measuring=False)(samples)
+    parts = [read_whole(module.model, part) for part, _ in module.split_batch(batch, 1)]
+    whole = count(module.model, batch, [read_whole(module.model, batch)], frozen=True)
+    cut = count(module.model, batch, parts, frozen=True)
+    assert len(parts) == 4
+    for name in ("samples", "text_tokens", "visual_tokens", "visual_tokens_saved"):
+        assert int(cut[name]) == int(whole[name])
+    assert int(whole["visual_tokens"]) == 4 * 16
 
 
 def test_arithmetic_of_a_step_is_that_of_its_parts(module: ArrCocModule) -> None:

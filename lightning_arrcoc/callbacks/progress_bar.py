@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class MetricsProgressBar(RichProgressBar):
-    """Lightning's rich progress bar without the logger's version among the metrics.
+    """Lightning's rich progress bar without the logger's version, or a last epoch that is none.
 
     Changes nothing in a run and logs nothing; takes what `RichProgressBar` takes.
     """
@@ -20,3 +20,8 @@ class MetricsProgressBar(RichProgressBar):
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Private to Lightning, which shows a run without a last epoch as "Epoch 0/-2"."""
+        shown: str = super()._get_train_description(current_epoch)
+        return shown.replace("/-2", "  ")

@@ -67,6 +67,7 @@ class AttributionDistillation:
     by learning, and not scores.
     """
 
+    mean_over = "questions"
     shares_of = staticmethod(attribute_answers)
 
     def __init__(

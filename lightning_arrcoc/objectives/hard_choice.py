@@ -8,13 +8,8 @@ import numpy as np
 import torch
 
 from lightning_arrcoc.objectives.budgets import BudgetRange
-from lightning_arrcoc.objectives.lesson import (
-    Lesson,
-    accuracy,
-    mean_tensions,
-    nothing_to_learn,
-    read_of,
-)
+from lightning_arrcoc.objectives.lesson import Lesson, accuracy, mean_tensions, nothing_to_learn
+from lightning_arrcoc.objectives.reading import read_of
 from lightning_arrcoc.objectives.teacher import Teacher, at_answers, checked_weight
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.rows import a_row_a_turn

@@ -8,29 +8,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lightning_arrcoc.objectives.reading import Read
 from lightning_arrcoc.relevance.balancing import TENSIONS
-from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL
+from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.packing import turns_of
-
-
-class Read(NamedTuple):
-    """How much the backbone read in the pass that was learned from.
-
-    Attributes:
-        rows, length: of its sequences; padding counts, as it is computed.
-        images: how many, one that several turns saw so many times.
-        patches: that entered the vision tower.
-        visual: tokens that all of these images have.
-        kept: of these, what the language model read.
-    """
-
-    rows: int
-    length: int
-    images: int
-    patches: int
-    visual: int
-    kept: int
 
 
 class Lesson(NamedTuple):
@@ -50,8 +32,9 @@ class Lesson(NamedTuple):
 class Objective(Protocol):
     """Anything that makes a loss of a model and a batch.
 
-    It may have `state_dict` and `load_state_dict`, for what a resumed run must know, and
-    `reaches_lora`: True where its gradient reaches adapters inside the backbone.
+    It may have `state_dict` and `load_state_dict`, for what a resumed run must know;
+    `reaches_lora`: True where its gradient reaches adapters inside the backbone; and `mean_over`:
+    "questions" where its loss is a mean over these and not over answer tokens.
     """
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
@@ -72,27 +55,6 @@ def packed_turns(model: ArrCocQwen3VL, inputs: dict[str, Any]) -> dict[str, Any]
             inputs["input_ids"], inputs["attention_mask"], model.backbone.config.image_token_id
         )
     return packed
-
-
-def read_of(model: ArrCocQwen3VL, output: ArrCocOutput, *, chosen: bool) -> Read:
-    """What a pass read, by shapes alone: nothing is waited for.
-
-    Args:
-        model: whose output it is.
-        output: with an allocation for each image.
-        chosen: whether the tokens it names were read, or all.
-    """
-    allocations = output.allocation or []
-    visual = sum(allocation.relevance.numel() for allocation in allocations)
-    kept = sum(len(allocation.levels) for allocation in allocations) if chosen else visual
-    encoded = kept if model.select == "before_vision" else visual
-    rows, length = output.logits.shape[:2]
-    return Read(rows, length, len(allocations), encoded * patches_a_token(model), visual, kept)
-
-
-def patches_a_token(model: ArrCocQwen3VL) -> int:
-    """Patches that the vision tower merges into one token."""
-    return int(model.backbone.config.vision_config.spatial_merge_size) ** 2
 
 
 def nothing_to_learn(model: ArrCocQwen3VL) -> Tensor:

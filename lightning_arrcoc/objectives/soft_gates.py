@@ -7,13 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lightning_arrcoc.objectives.lesson import (
-    Lesson,
-    accuracy,
-    mean_tensions,
-    nothing_to_learn,
-    read_of,
-)
+from lightning_arrcoc.objectives.lesson import Lesson, accuracy, mean_tensions, nothing_to_learn
+from lightning_arrcoc.objectives.reading import read_of
 from lightning_arrcoc.objectives.teacher import Teacher, at_answers, checked_weight
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.rows import a_row_a_turn

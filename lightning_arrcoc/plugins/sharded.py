@@ -4,8 +4,8 @@ FSDP with sharded states and DeepSpeed write such folders themselves, past any C
 zero lists each file with size and digest in a marker, written last. A folder without one was not
 finished. What a strategy itself runs into while writing is raised as it is, never endured.
 
-Tried with Lightning's ModelParallelStrategy (FSDP2) in two processes on CPUs. FSDPStrategy and
-DeepSpeedStrategy, which write their folders the same way, run on GPUs alone and were not tried.
+Tried with Lightning's ModelParallelStrategy (FSDP2) and FSDPStrategy (FSDP1) in two processes on
+CPUs. DeepSpeedStrategy, which writes its folders the same way, runs on GPUs alone and was not.
 """
 
 from __future__ import annotations

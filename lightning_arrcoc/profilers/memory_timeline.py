@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
 MEMORY, STEP = "[memory]", "ProfilerStep#"
 KINDS = {0: "CPU", 1: "CUDA"}  # as torch numbers kinds of devices
 MIB = 2**20
@@ -21,6 +19,9 @@ def draw_memory(trace: Mapping[str, Any]) -> bytes:
         trace: of a profiler with `profile_memory`, as Chrome's JSON holds it. On a CPU memory
             counts from the beginning of the trace, on CUDA from that of the process.
     """
+    # Imported here: it is heavy, and no run without a profile needs it.
+    from matplotlib.figure import Figure
+
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     steps: dict[str, float] = {}
     for event in trace["traceEvents"]:

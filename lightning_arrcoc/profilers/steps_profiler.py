@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.memory import history
+from lightning_arrcoc.profilers.memory_timeline import draw_memory
 
 What = Literal["time", "memory"]
 BATCH, EPOCH = "run_training_batch", "run_training_epoch"  # as Lightning calls what it profiles
@@ -183,9 +184,6 @@ class StepsProfiler(PyTorchProfiler):
             trace = Path(plain.name).read_bytes()
         self._add(folder / f"{self.what}_trace.json.gz", gzip.compress(trace))
         if self.what == "memory":
-            # Imported here: matplotlib is heavy.
-            from lightning_arrcoc.profilers.memory_timeline import draw_memory
-
             self._add(folder / "memory_timeline.png", draw_memory(json.loads(trace)))
         if self.what == "memory" and history.can_record():
             self.files += history.write(history.take(), folder, "memory_snapshot")

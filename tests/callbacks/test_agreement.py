@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,16 +57,19 @@ pl.Trainer(
 """
 
 
-def run(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
-    (folder / "script.py").write_text(SCRIPT)
-    return subprocess.run(
-        [sys.executable, str(folder / "script.py"), str(folder / "saved"), what],
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def run(tmp_path: Path, run_program: Callable[..., Any]) -> Callable[[str], Any]:
+    def run(what: str) -> Any:
+        (tmp_path / "script.py").write_text(SCRIPT)
+        return run_program(tmp_path / "script.py", str(tmp_path / "saved"), what, ranks=2)
+
+    return run
 
 
-def test_a_request_of_one_rank_is_saved_by_all_together(tmp_path: Path) -> None:
-    done = run(tmp_path, "ask 1")
+def test_a_request_of_one_rank_is_saved_by_all_together(
+    tmp_path: Path, run: Callable[[str], Any]
+) -> None:
+    done = run("ask 1")
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "saved").iterdir()
     saved = torch.load(path, weights_only=True)
@@ -79,17 +82,17 @@ def test_a_request_of_one_rank_is_saved_by_all_together(tmp_path: Path) -> None:
     [("0", ["emergency-step=2.ckpt"]), ("1", None), ("0 at the end", ["emergency-step=6.ckpt"])],
 )
 def test_when_one_rank_fails_its_error_is_shown_and_nobody_waits(
-    failing: str, saved: list[str] | None, tmp_path: Path
+    failing: str, saved: list[str] | None, tmp_path: Path, run: Callable[[str], Any]
 ) -> None:
     """Rank zero saves alone, without a collective that the other would never reach."""
-    done = run(tmp_path, f"fail {failing}")
+    done = run(f"fail {failing}")
     assert done.returncode != 0
     assert "a rank's own error" in done.stderr
     assert saved in (None, [path.name for path in (tmp_path / "saved").glob("*")])
 
 
-def test_all_ranks_count_failed_saves_alike(tmp_path: Path) -> None:
+def test_all_ranks_count_failed_saves_alike(tmp_path: Path, run: Callable[[str], Any]) -> None:
     """Three fail, never two in a row, where one in a row is endured."""
-    done = run(tmp_path, "disk")
+    done = run("disk")
     assert done.returncode == 0, done.stderr[-2000:]
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["step=5.ckpt"]

@@ -442,10 +442,23 @@ def test_in_the_background_an_error_is_raised_at_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not first at the next save, two steps later."""
+    training_goes_on = threading.Event()
+
+    def fails_later(*given: Any) -> None:
+        assert training_goes_on.wait(60)
+        full_disk(*given)
+
+    class GoingOn(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                training_goes_on.set()
+                trainer.strategy.checkpoint_io.wait()
+
+    monkeypatch.setattr(atomic_checkpoint_io, "write_checkpoint", fails_later)
     saver = AtomicCheckpoint(tmp_path, "{step}", every_n_train_steps=3, async_save=True)
     model = Logged()
     with pytest.raises(OSError, match="No space left on device"):
-        fit(tmp_path, saver, FullBetween(range(3, 4), monkeypatch), model=model)
+        fit(tmp_path, saver, GoingOn(), model=model)
     assert len(model.drawn) == 4
 
 

@@ -7,7 +7,7 @@ import random
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torchmetrics import MeanMetric
 from lightning_arrcoc.callbacks import GradientMonitor
 from lightning_arrcoc.callbacks.gradients import watched_run
 from lightning_arrcoc.events import Event
+from lightning_arrcoc.plugins import SelectivePrecision
 
 OPTIMIZERS: dict[str, Any] = {
     "fused AdamW": lambda p: AdamW(p, lr=0.01, fused=True),
@@ -506,6 +507,28 @@ def test_under_a_scaler_a_spike_is_skipped_or_it_is_said_that_it_cannot_be() -> 
         assert run("unfused AdamW") == 1
     with told("only logs spikes here: under a GradScaler"):
         assert run("fused AdamW") == 0
+
+
+@pytest.mark.parametrize("optimizer", ["fused AdamW", "unfused AdamW"])
+@pytest.mark.parametrize("where", ["spike", "gradient"])
+def test_a_scaler_that_unscales_first_leaves_skipping_to_the_monitor(
+    where: str, optimizer: str
+) -> None:
+    """As that of `SelectivePrecision` does, for fused optimizers too."""
+    layers = ["first", "norm", "drop", "second"]
+
+    def run(module: Planted) -> pl.Trainer:
+        monitor = GradientMonitor("skip", window=4)
+        return fit(module, monitor, plugins=[SelectivePrecision("16-mixed", keep_fp32=layers)])
+
+    reference = Planted("", optimizer)
+    reference.left_out = [BAD]
+    expected = run(reference)
+    with told("Step 5") if where == "spike" else nullcontext():
+        found = run(Planted(where, optimizer))
+    assert found.callback_metrics["grad/skipped_steps"] == 1
+    pairs = zip(everything(found), everything(expected), strict=True)
+    assert all(torch.allclose(a, b) for a, b in pairs)
 
 
 def test_lbfgs_is_left_alone() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +77,25 @@ with open(f"{folder}/{trainer.global_rank}.json", "w") as file:
 """
 
 
-def run(folder: Path, *words: str) -> list[dict[str, Any]]:
-    (folder / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(folder / "script.py"), str(folder), *words],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, run_program: Callable[..., Any]) -> Run:
+    def run(*words: str) -> list[dict[str, Any]]:
+        (tmp_path / "script.py").write_text(SCRIPT)
+        done = run_program(tmp_path / "script.py", str(tmp_path), *words, ranks=2)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("optimizer", "accumulate"), [("fused", "1"), ("unfused", "2"), ("sgd", "1")]
 )
-def test_nan_in_one_rank_is_skipped_by_both(
-    optimizer: str, accumulate: str, tmp_path: Path
-) -> None:
-    zero, one = run(tmp_path, "output", "skip", optimizer, accumulate)
+def test_nan_in_one_rank_is_skipped_by_both(optimizer: str, accumulate: str, run: Run) -> None:
+    zero, one = run("output", "skip", optimizer, accumulate)
     assert zero["weights"] == one["weights"]
     assert zero["finite"]
     assert one["finite"]
@@ -104,20 +105,20 @@ def test_nan_in_one_rank_is_skipped_by_both(
     assert "Rank 1: The first output that is not finite is that of 'second' (Linear)" in words
 
 
-def test_a_spike_of_one_ranks_loss_is_skipped_by_both(tmp_path: Path) -> None:
-    zero, one = run(tmp_path, "spike", "skip", "fused", "1")
+def test_a_spike_of_one_ranks_loss_is_skipped_by_both(run: Run) -> None:
+    zero, one = run("spike", "skip", "fused", "1")
     assert zero["weights"] == one["weights"]
     assert zero["skipped"] == one["skipped"] == 1
     assert zero["collectives"] == [1] * 8  # the loss, which ranks do not share
 
 
-def test_both_stop_at_the_same_step(tmp_path: Path) -> None:
-    zero, one = run(tmp_path, "nan", "stop", "fused", "1")
+def test_both_stop_at_the_same_step(run: Run) -> None:
+    zero, one = run("nan", "stop", "fused", "1")
     assert zero["steps"] == one["steps"] == 7
     assert zero["reason"] == one["reason"] == "step 5 is not finite."
 
 
-def test_watching_takes_no_collective(tmp_path: Path) -> None:
-    zero, _ = run(tmp_path, "", "log", "fused", "1")
+def test_watching_takes_no_collective(run: Run) -> None:
+    zero, _ = run("", "log", "fused", "1")
     assert zero["collectives"] == []
     assert zero["skipped"] == 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -297,12 +296,11 @@ pl.Trainer(
 """
 
 
-def test_what_one_of_two_processes_asks_for_is_saved_by_both(tmp_path: Path) -> None:
+def test_what_one_of_two_processes_asks_for_is_saved_by_both(
+    tmp_path: Path, run_program: Callable[..., Any]
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=280,
-        check=False, cwd=tmp_path,
-    )  # fmt: skip
+    done = run_program(tmp_path / "script.py", ranks=2)
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "checkpoints").iterdir()
     assert path.name == "emergency-step=4.ckpt"  # agreed a step later

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +216,11 @@ if trainer.is_global_zero:
 """
 
 
-def test_of_two_processes_the_larger_is_logged_and_named(tmp_path: Path) -> None:
+def test_of_two_processes_the_larger_is_logged_and_named(
+    tmp_path: Path, run_program: Callable[..., Any]
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=280,
-        check=False, cwd=tmp_path,
-    )  # fmt: skip
+    done = run_program(tmp_path / "script.py", ranks=2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert '"memory/rss_gib": 2.0' in done.stdout
     assert '"memory/rss_gib_rank": 1.0' in done.stdout

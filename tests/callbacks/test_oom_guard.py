@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
-import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -506,8 +505,17 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ two processes
 
 
-def two(folder: Path, limits: str, policy: str, *more: str) -> subprocess.CompletedProcess[str]:
-    script = f"""
+@pytest.fixture
+def two(run_program: Callable[..., Any]) -> Callable[..., Any]:
+    def two(folder: Path, limits: str, policy: str, *more: str) -> Any:
+        (folder / "script.py").write_text(script(folder, limits, policy, *more))
+        return run_program(folder / "script.py", ranks=2)
+
+    return two
+
+
+def script(folder: Path, limits: str, policy: str, *more: str) -> str:
+    return f"""
 import sys, warnings
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch, lightning.pytorch as pl
@@ -532,11 +540,6 @@ if trainer.global_rank == 1:
 trainer.fit(model, loader, loader)
 torch.save(shared.weights(model), {str(folder)!r} + f"/weights-{{trainer.global_rank}}.pt")
 """
-    (folder / "script.py").write_text(script)
-    return subprocess.run(
-        [sys.executable, str(folder / "script.py")], capture_output=True, text=True, timeout=280,
-        check=False, cwd=folder,
-    )  # fmt: skip
 
 
 def saved(folder: Path, rank: int) -> Tensor:
@@ -546,7 +549,7 @@ def saved(folder: Path, rank: int) -> Tensor:
 
 @pytest.mark.parametrize(("fails_in", "accumulate"), [("forward", "1"), ("backward", "2")])
 def test_of_two_processes_each_splits_for_itself_and_the_gradient_is_the_same(
-    tmp_path: Path, fails_in: str, accumulate: str
+    tmp_path: Path, fails_in: str, accumulate: str, two: Callable[..., Any]
 ) -> None:
     (tmp_path / "bare").mkdir()
     bare = two(tmp_path / "bare", "[100, 100]", "none", fails_in, accumulate)
@@ -561,7 +564,7 @@ def test_of_two_processes_each_splits_for_itself_and_the_gradient_is_the_same(
 
 @pytest.mark.parametrize("fails_in", ["forward", "backward"])
 def test_when_one_of_two_cannot_go_on_both_stop_with_a_checkpoint(
-    tmp_path: Path, fails_in: str
+    tmp_path: Path, fails_in: str, two: Callable[..., Any]
 ) -> None:
     done = two(tmp_path, "[100, 0]", "split", fails_in)
     assert done.returncode != 0
@@ -570,7 +573,7 @@ def test_when_one_of_two_cannot_go_on_both_stop_with_a_checkpoint(
     assert "Tried to allocate" in done.stderr or "all stop together" in done.stderr
 
 
-def test_skipping_is_refused_to_two_processes(tmp_path: Path) -> None:
+def test_skipping_is_refused_to_two_processes(tmp_path: Path, two: Callable[..., Any]) -> None:
     done = two(tmp_path, "[100, 0]", "skip")
     assert "serves one process; there are 2" in done.stderr
 

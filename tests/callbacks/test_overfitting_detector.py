@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -414,12 +412,11 @@ print(f"rank {trainer.global_rank} ended in epoch {trainer.current_epoch}", flus
 """
 
 
-def test_all_ranks_end_together_though_their_metrics_differ(tmp_path: Path) -> None:
+def test_all_ranks_end_together_though_their_metrics_differ(
+    tmp_path: Path, run_program: Callable[..., Any]
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    done = run_program(tmp_path / "script.py", ranks=2)
     assert done.returncode == 0, done.stderr[-2000:]
     for rank in range(2):
         assert f"rank {rank} ended in epoch 3" in done.stdout

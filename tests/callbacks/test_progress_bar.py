@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning.pytorch as pl
+import pytest
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
@@ -33,3 +34,13 @@ def shown(bar: RichProgressBar, folder: Path) -> set[str]:
 def test_the_loggers_version_is_left_out(tmp_path: Path) -> None:
     assert shown(RichProgressBar(), tmp_path) == {"v_num", "train/loss"}
     assert shown(MetricsProgressBar(), tmp_path) == {"train/loss"}
+
+
+def test_a_run_without_a_last_epoch_is_shown_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where Lightning's private name moves: then "0/-2" is back."""
+    shown(MetricsProgressBar(), tmp_path)
+    assert "Epoch 0 " in capsys.readouterr().out
+    shown(RichProgressBar(), tmp_path)
+    assert "Epoch 0/-2" in capsys.readouterr().out

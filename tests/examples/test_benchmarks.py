@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lightning_arrcoc import callbacks, loggers, plugins
 from lightning_arrcoc.config import check_overrides
 
 RGB_ONLY = ["model.arr_coc.texture.channels=[red,green,blue]"]
@@ -28,25 +27,23 @@ SHORT_FIT = (
 )  # fmt: skip
 
 
-def run(folder: Path, script: str, *arguments: str) -> str:
-    """What the script prints, started in a folder of its own."""
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def run(tmp_path: Path, run_program: Callable[..., Any]) -> Callable[..., str]:
+    def run(script: str, *arguments: str) -> str:
+        """What the script prints, started in a folder of its own."""
+        done = run_program(BENCHMARKS / script, *arguments, folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return str(done.stdout)
+
+    return run
 
 
-def test_selectors_are_compared_by_family_and_budget(tmp_path: Path) -> None:
+def test_selectors_are_compared_by_family_and_budget(
+    tmp_path: Path, run: Callable[..., str]
+) -> None:
     printed = run(
-        tmp_path, "compare_selectors.py",
-        "--seeds", "2", "--questions", "8", "--batch", "4", "--budgets", "0.25", "0.05",
+        "compare_selectors.py",
+        "--seeds", "1", "--questions", "8", "--batch", "4", "--budgets", "0.25", "0.05",
         "--json", "found.json", *SHORT_FIT,
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
@@ -57,15 +54,15 @@ def test_selectors_are_compared_by_family_and_budget(tmp_path: Path) -> None:
     for row in found["results"]:
         assert 0 <= row["read off"]["mean"] <= 100
         assert row["ms"]["mean"] > 0
-    assert found["seeds"] == 2
+    assert found["seeds"] == 1
     assert all(name in printed for name in names)
 
 
 def test_selectors_are_compared_on_canvases_that_training_never_showed(
-    tmp_path: Path, short_run: Path
+    tmp_path: Path, run: Callable[..., str], short_run: Path
 ) -> None:
     printed = run(
-        tmp_path, "compare_selectors.py", "--held-out",
+        "compare_selectors.py", "--held-out",
         "--questions", "4", "--batch", "4", "--budgets", "0.1", "--json", "found.json",
         "--checkpoints", str(short_run / "checkpoints" / "last.ckpt"),
     )  # fmt: skip
@@ -111,12 +108,12 @@ def test_every_variant_is_a_change_of_the_configuration_alone(ablations: ModuleT
 
 
 def test_ablations_are_measured_by_family_and_against_the_whole(
-    tmp_path: Path, short_run: Path
+    tmp_path: Path, run: Callable[..., str], short_run: Path
 ) -> None:
     runs = short_run.parents[1]
     before = (short_run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     printed = run(
-        tmp_path, "ablations.py", "--variants", "rgb-only", "--runs", str(runs),
+        "ablations.py", "--variants", "rgb-only", "--runs", str(runs),
         "--seeds", "1", "--questions", "4", "--batch", "4", "--budgets", "0.25", "0.05",
         "--json", "found.json", *SHORT_FIT,
     )  # fmt: skip
@@ -198,18 +195,18 @@ def test_figures_are_spread_over_seeds_and_paired_with_the_whole(
     assert "ms" not in apart
 
 
-def test_textures_are_timed_group_by_group(tmp_path: Path) -> None:
-    printed = run(tmp_path, "textures.py", "--size", "64", "--repeats", "2", "--json", "found.json")
+def test_textures_are_timed_group_by_group(tmp_path: Path, run: Callable[..., str]) -> None:
+    printed = run("textures.py", "--size", "64", "--repeats", "2", "--json", "found.json")
     assert (tmp_path / "found.json").exists()
     assert "core" in printed
     assert "full" in printed
 
 
 def test_precision_is_measured_channel_by_channel_and_module_by_module(
-    tmp_path: Path, short_run: Path
+    tmp_path: Path, run: Callable[..., str], short_run: Path
 ) -> None:
     printed = run(
-        tmp_path, "precision.py", "--size", "64", "--canvases", "1", "--json", "found.json",
+        "precision.py", "--size", "64", "--canvases", "1", "--json", "found.json",
         "--checkpoint", str(short_run / "checkpoints" / "last.ckpt"),
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
@@ -221,9 +218,11 @@ def test_precision_is_measured_channel_by_channel_and_module_by_module(
     assert f"keep_fp32={found['keep_fp32']}" in printed
 
 
-def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) -> None:
+def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(
+    tmp_path: Path, run: Callable[..., str]
+) -> None:
     printed = run(
-        tmp_path, "speed.py", "--backbone", "tiny", "--size", "128", "--budgets", "2", "5",
+        "speed.py", "--backbone", "tiny", "--size", "128", "--budgets", "2", "5",
         "--batch", "2", "--repeats", "2", "--device", "cpu", "--threads", "1",
         "--json", "found.json",
     )  # fmt: skip
@@ -250,28 +249,32 @@ def test_speed_of_stock_and_both_modes_is_told_beside_the_limit(tmp_path: Path) 
     assert "target" not in printed  # they are those of 2B dimensions
 
 
-def test_allocation_is_timed_with_and_without_levels(tmp_path: Path) -> None:
-    printed = run(
-        tmp_path, "allocation.py", "--cells", "9", "--repeats", "2", "--json", "found.json"
-    )
+def test_allocation_is_timed_with_and_without_levels(
+    tmp_path: Path, run: Callable[..., str]
+) -> None:
+    printed = run("allocation.py", "--cells", "9", "--repeats", "2", "--json", "found.json")
     rows = json.loads((tmp_path / "found.json").read_text())["results"]
     assert len(rows) == 3 * 4
     assert all(len(row["ms"]) == 2 and min(row["ms"]) > 0 for row in rows)
     assert "quadtree, look-alikes" in printed
 
 
-def test_a_teacher_is_timed_with_and_without_memory(tmp_path: Path) -> None:
+def test_a_teacher_is_timed_with_and_without_memory(
+    tmp_path: Path, run: Callable[..., str]
+) -> None:
     printed = run(
-        tmp_path, "teacher.py", "--canvases", "1", "--turns", "2", "--repeats", "1",
+        "teacher.py", "--canvases", "1", "--turns", "2", "--repeats", "1",
         "--json", "found.json",
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())["median_ms"]
     assert all(ms > 0 and name in printed for name, ms in found.items())
 
 
-def test_the_cache_is_measured_beside_files_memory_and_measuring(tmp_path: Path) -> None:
+def test_the_cache_is_measured_beside_files_memory_and_measuring(
+    tmp_path: Path, run: Callable[..., str]
+) -> None:
     printed = run(
-        tmp_path, "cache.py", "--size", "64", "--images", "4", "--workers", "0", "1",
+        "cache.py", "--size", "64", "--images", "4", "--workers", "0", "1",
         "--rounds", "1", "--channels", "core", "--json", "found.json",
     )  # fmt: skip
     found = json.loads((tmp_path / "found.json").read_text())
@@ -290,8 +293,8 @@ def test_the_cache_is_measured_beside_files_memory_and_measuring(tmp_path: Path)
 # --------------------------------------------------------------------------------- checkpoints
 
 
-def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path) -> None:
-    printed = run(tmp_path, "checkpoint.py", "--mib", "2", "--repeats", "1", "--json", "found.json")
+def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path, run: Callable[..., str]) -> None:
+    printed = run("checkpoint.py", "--mib", "2", "--repeats", "1", "--json", "found.json")
     found = json.loads((tmp_path / "found.json").read_text())["results"]["2"]
     assert set(found) == {"stock", "ours", "ours async"}
     for row in found.values():
@@ -304,9 +307,11 @@ def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------- callbacks
 
 
-def test_callbacks_are_timed_beside_lightnings_and_the_usual_loop(tmp_path: Path) -> None:
+def test_callbacks_are_timed_beside_lightnings_and_the_usual_loop(
+    tmp_path: Path, run: Callable[..., str]
+) -> None:
     printed = run(
-        tmp_path, "callbacks.py", "--tensors", "3", "--step-ms", "1", "--steps", "1",
+        "callbacks.py", "--tensors", "3", "--step-ms", "1", "--steps", "1",
         "--rounds", "1", "--json", "found.json",
     )  # fmt: skip
     rows = json.loads((tmp_path / "found.json").read_text())["results"]["3"]
@@ -316,3 +321,13 @@ def test_callbacks_are_timed_beside_lightnings_and_the_usual_loop(tmp_path: Path
     for name, row in rows.items():
         assert row["step_ms"] > 0
         assert name in printed
+
+
+# ------------------------------------------------------------------------------------- imports
+
+
+def test_importing_each_drop_in_is_timed_by_itself(run: Callable[..., str]) -> None:
+    printed = run("imports.py", "--repeats", "1")
+    for module in (callbacks, plugins, loggers):
+        for name in module.__all__:
+            assert f"{module.__name__}.{name} " in printed

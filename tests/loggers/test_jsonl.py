@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -324,12 +324,11 @@ pl.Trainer(
 """
 
 
-def test_each_rank_has_its_events_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_each_rank_has_its_events_in_a_file_of_its_own(
+    tmp_path: Path, run_program: Callable[..., Any]
+) -> None:
     (tmp_path / "script.py").write_text(RANKS)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    done = run_program(tmp_path / "script.py", str(tmp_path), ranks=2)
     assert done.returncode == 0, done.stderr[-2000:]
     zero, one = (list(read_lines(tmp_path / "run" / f"log{r}.jsonl")) for r in ("", ".rank1"))
     assert {line["rank"] for line in zero} == {0}

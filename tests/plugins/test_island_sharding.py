@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,26 +125,30 @@ NAMES = [
 ]  # fmt: skip
 
 
-def run(folder: Path, kind: str, mode: str) -> subprocess.CompletedProcess[str]:
-    (folder / "script.py").write_text(SCRIPT)
-    return subprocess.run(
-        [sys.executable, str(folder / "script.py"), kind, mode, str(folder / "saved.ckpt")],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def run(tmp_path: Path, run_program: Callable[..., Any]) -> Callable[..., Any]:
+    def run(kind: str, mode: str) -> Any:
+        (tmp_path / "script.py").write_text(SCRIPT)
+        saved = str(tmp_path / "saved.ckpt")
+        return run_program(tmp_path / "script.py", kind, mode, saved, ranks=2)
+
+    return run
 
 
 @pytest.mark.parametrize("mode", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2"])
-def test_two_processes_train_with_an_island_in_fp32(kind: str, mode: str, tmp_path: Path) -> None:
-    done = run(tmp_path, kind, mode)
+def test_two_processes_train_with_an_island_in_fp32(
+    kind: str, mode: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    done = run(kind, mode)
     assert done.returncode == 0, done.stderr[-3000:]
     if kind != "fsdp1":
         saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["state_dict"]
         assert sorted(saved) == sorted(NAMES)
 
 
-def test_an_island_that_fsdp2_shards_with_the_rest_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, "fsdp2-together", "bf16-mixed")
+def test_an_island_that_fsdp2_shards_with_the_rest_is_refused(run: Callable[..., Any]) -> None:
+    done = run("fsdp2-together", "bf16-mixed")
     assert done.returncode != 0
     assert "'net.island' is kept in fp32, but is not sharded apart" in done.stderr
     assert "shard_islands(self, mesh=...)" in done.stderr

@@ -98,8 +98,9 @@ class WatchedRun:
         number = self._number(optimizer)
         watched = self._watch(number, optimizer)
         watched.end_update()  # of a step before in the same batch
-        scale = scale_of_gradients(scaler_of(self.trainer), optimizer)
-        way = way_to_withhold(optimizer, scale, len(watched.norms.parameters))
+        scaler = scaler_of(self.trainer)
+        scale = scale_of_gradients(scaler, optimizer)
+        way = way_to_withhold(optimizer, scaler, scale, len(watched.norms.parameters))
         self._judge(number, watched, loss, scale, way, batches)
         every = self.settings.update_ratio_every_n_steps
         if every and self.trainer.global_step % every == 0:

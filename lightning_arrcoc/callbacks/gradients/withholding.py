@@ -14,16 +14,21 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 Way = Literal["device", "host", "scaler"]
 
 
-def way_to_withhold(optimizer: Optimizer, scaled: Tensor | None, gradients: int) -> Way:
+def way_to_withhold(
+    optimizer: Optimizer, scaler: Any, scaled: Tensor | None, gradients: int
+) -> Way:
     """Who can keep this optimizer from its next step.
 
     Args:
         optimizer: about to step.
+        scaler: the run's GradScaler, if it has one.
         scaled: the scale that gradients still carry, None where they carry none.
         gradients: how many there are.
     """
     if scaled is not None:
         return "scaler"
+    if scaler is not None:
+        return "host"  # its own flag takes the place of whatever a kernel is told before
     return "device" if _heeds_found_inf(optimizer, gradients) else "host"
 
 

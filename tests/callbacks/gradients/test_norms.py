@@ -176,7 +176,7 @@ def test_under_fsdp2_one_sum_makes_norms_of_shards(together: Callable[[str], lis
     fully_shard(model, mesh=mesh)
     optimizer = check(model, sharding.copies_of_dtensor)
     from lightning_arrcoc.callbacks.gradients.withholding import way_to_withhold
-    print(way_to_withhold(optimizer, None, 4))
+    print(way_to_withhold(optimizer, None, None, 4))
     """
     )
     assert found == ["True True [2.0] 1\nhost\n"] * 2

@@ -48,7 +48,7 @@ def same(a: Any, b: Any) -> bool:
 def test_fused_kernels_heed_the_flag(name: str) -> None:
     """`found_inf` is what GradScaler sets; this fails when torch reads it no more."""
     parameter, optimizer = stepped(FUSED[name])
-    assert way_to_withhold(optimizer, None, 1) == "device"
+    assert way_to_withhold(optimizer, None, None, 1) == "device"
     weights, state = parameter.detach().clone(), copy.deepcopy(optimizer.state[parameter])
     parameter.grad = torch.full((4,), torch.nan)
     withhold_on_device(optimizer, torch.tensor(True))
@@ -62,7 +62,7 @@ def test_fused_kernels_heed_the_flag(name: str) -> None:
 
 def test_a_first_fused_step_of_momentum_is_left_to_the_host() -> None:
     parameter, optimizer = stepped(FUSED["SGD with momentum"], steps=0)
-    assert way_to_withhold(optimizer, None, 1) == "host"
+    assert way_to_withhold(optimizer, None, None, 1) == "host"
     parameter.grad = torch.full((4,), torch.nan)
     take_gradients(optimizer)
     optimizer.step()
@@ -80,7 +80,7 @@ def test_a_first_fused_step_of_momentum_is_left_to_the_host() -> None:
     ],
 )
 def test_others_are_left_to_the_host(make: Any) -> None:
-    assert way_to_withhold(make([nn.Parameter(torch.ones(1))]), None, 1) == "host"
+    assert way_to_withhold(make([nn.Parameter(torch.ones(1))]), None, None, 1) == "host"
 
 
 def test_what_has_no_gradient_is_not_even_decayed() -> None:
@@ -101,9 +101,10 @@ def test_whether_gradients_carry_a_scale_is_read_from_the_scaler() -> None:
     scale = scale_of_gradients(scaler, optimizer)
     assert scale is not None
     assert float(scale) == 8.0
-    assert way_to_withhold(optimizer, scale, 1) == "scaler"
+    assert way_to_withhold(optimizer, scaler, scale, 1) == "scaler"
     scaler.unscale_(optimizer)
     assert scale_of_gradients(scaler, optimizer) is None
+    assert way_to_withhold(optimizer, scaler, None, 1) == "host"
     scaler.step(optimizer)
     scaler.update()
     assert float(loss_scale(scaler) or 0) == 8.0
