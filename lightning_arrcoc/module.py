@@ -23,6 +23,7 @@ from lightning_arrcoc.data.cutting import MeanOver, cut_batch, shares
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
+from lightning_arrcoc.objectives.reading import Read, count, read_whole
 from lightning_arrcoc.plugins.manifest import STAMPS
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.resume import UNDER_WAY, settle_loops, take_up, under_way
@@ -115,6 +116,7 @@ class ArrCocModule(pl.LightningModule):
             {name: METRICS[name]() for name in dict.fromkeys(("exact_match", *metrics))}
         )
         self._resumed: dict[str, Any] | None = None
+        self._reads: list[Read] = []  # by the last step, which may have come in parts
         model.requires_grad_(False)
         for parameter in (*self.trained.parameters(), *lora_parameters(model.backbone).values()):
             parameter.requires_grad_(True)
@@ -169,6 +171,7 @@ class ArrCocModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         lesson = self.objective(self.model, batch["inputs"], self.progress)
+        self._reads.append(lesson.read or read_whole(self.model, batch))
         log = partial(self.log, batch_size=len(batch["answers"]))
         log("train/loss", lesson.loss, prog_bar=True)
         for name, value in lesson.logs.items():
@@ -177,6 +180,13 @@ class ArrCocModule(pl.LightningModule):
             self.train_accuracy.update(lesson.logs["accuracy"], weight=len(batch["answers"]))
             self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
         return lesson.loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._reads.clear()
+
+    def batch_counts(self, batch: Batch) -> dict[str, int | Tensor]:
+        """How much the last step read of its batch, for `ThroughputMonitor`; see `count`."""
+        return count(self.model, batch, self._reads, frozen=self.trains == "arr_coc")
 
     def split_batch(self, batch: Batch, most: int) -> list[tuple[Batch, float]]:
         """Parts of at most so many samples and their shares in the loss, for `OOMGuard`.

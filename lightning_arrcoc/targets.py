@@ -27,6 +27,7 @@ ALLOWED = (
     "lightning_arrcoc.loggers.",
     "lightning_arrcoc.objectives.",
     "lightning_arrcoc.plugins.",
+    "lightning_arrcoc.profilers.",
     "lightning_arrcoc.relevance.",
     "lightning_arrcoc.vlm.lora.add_lora",
     "lightning.pytorch.Trainer",

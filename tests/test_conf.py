@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 
@@ -30,6 +31,7 @@ from lightning_arrcoc.cli import COMMANDS
 from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.data.sample import Sample
 from lightning_arrcoc.plugins import SelectivePrecision
+from lightning_arrcoc.profilers import StepsProfiler
 from lightning_arrcoc.relevance import FixedTensions, RelevanceRealizer
 from lightning_arrcoc.relevance.balancing import START
 from lightning_arrcoc.targets import build, check_config
@@ -90,6 +92,7 @@ def test_the_groups_hold_what_was_promised() -> None:
         "callbacks": {"default", "memory", "none", "safe"},
         "trainer": {"cpu", "gpu", "ddp", "selective"},
         "logger": {"auto", "csv", "wandb", "tensorboard"},
+        "profile": {"none", "time", "memory"},
         "experiment": {"debug", "tiny_base", "small", "prod"},
     }
     assert {group: names - set(GROUPS[group]) for group, names in promised.items()} == {
@@ -212,6 +215,24 @@ def test_a_logger_is_made_in_the_folder_of_the_run(
     assert isinstance(logger, Logger)
     assert logger.save_dir is not None
     assert Path(logger.save_dir).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("option", GROUPS["profile"])
+def test_a_profile_is_one_of_a_few_steps_into_the_folder_of_the_run(
+    option: str, composed: Compose, tmp_path: Path
+) -> None:
+    profiler = build(composed("fit", f"profile={option}").trainer).profiler
+    if option == "none":
+        assert isinstance(profiler, PassThroughProfiler)
+        return
+    assert isinstance(profiler, StepsProfiler)
+    assert (profiler.what, profiler.dirpath) == (option, str(tmp_path / "profile"))
+
+
+def test_the_steps_of_a_profile_can_be_named(composed: Compose) -> None:
+    words = ["profile=time", "trainer.profiler.start=20", "trainer.profiler.stop=30"]
+    profiler = build(composed("fit", *check_overrides("fit", words)).trainer).profiler
+    assert (profiler.first, profiler.after) == (20, 30)
 
 
 @pytest.fixture

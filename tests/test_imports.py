@@ -13,7 +13,7 @@ import pytest
 import lightning_arrcoc
 
 PACKAGE = Path(lightning_arrcoc.__file__).parent
-ALONE = ("callbacks", "plugins", "loggers")
+ALONE = ("callbacks", "plugins", "loggers", "profilers")
 # Events, plain file handling, comparing architectures, where a run comes from, and memory.
 SHARED = tuple(
     f"lightning_arrcoc.{name}"
@@ -114,7 +114,7 @@ def test_a_callback_loads_no_more_of_the_heavy_ones_than_lightning_does() -> Non
     heavy = ["transformers", "kornia", "matplotlib", "wandb", "sklearn", "hydra"]
     drop_ins = ["lightning_arrcoc"] + [
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-        for folder in ("callbacks", "plugins", "loggers")
+        for folder in ALONE
         for file in files(folder)
         if file.name != "__init__.py"
     ]

@@ -19,9 +19,11 @@ from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.digits import DigitQuestions
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.module import rate_factor
-from lightning_arrcoc.objectives import SoftGates
+from lightning_arrcoc.objectives import HardChoice, SoftGates
+from lightning_arrcoc.objectives.reading import count, read_whole
 from lightning_arrcoc.relevance.realizer import build_realizer
 from lightning_arrcoc.relevance.textures import TextureGenerator
+from lightning_arrcoc.vlm.flops import language_flops, training_flops, vision_flops
 
 
 @pytest.fixture
@@ -71,6 +73,70 @@ def weights(part: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def changed(part: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     return {n for n, value in part.state_dict().items() if not torch.equal(value, before[n])}
+
+
+class Counted(pl.Callback):
+    """What a module tells of each batch it was trained on, beside what the batch holds."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[dict[str, int], dict[str, int]]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        inputs = batch["inputs"]
+        image = pl_module.model.backbone.config.image_token_id
+        visual = int((inputs["input_ids"] == image).sum())
+        held = {"visual": visual, "text": int(inputs["attention_mask"].sum()) - visual}
+        told = {name: int(value) for name, value in pl_module.batch_counts(batch).items()}
+        self.found.append((told, held))
+
+
+@pytest.mark.parametrize(
+    ("objective", "kept"), [(None, 1.0), (HardChoice(budgets=(0.25, 0.25)), 0.25)]
+)
+@pytest.mark.parametrize("pack", [False, True])
+def test_visual_tokens_kept_and_saved_are_all_there_are(
+    objective: Any, kept: float, pack: bool, backbone_folder: Path, tmp_path: Path
+) -> None:
+    """The one default answers from all of them, the other from its budget, asked for each turn."""
+    module = ArrCocModule(ArrCocQwen3VL.from_pretrained(str(backbone_folder)), objective=objective)
+    train = questions("train", 12)
+    data = VqaDataModule(train, None, None, batch_size=4, num_workers=0, pack_turns=pack)
+    counted = Counted()
+    trainer(tmp_path, callbacks=[counted], limit_val_batches=0).fit(module, data)
+    assert len(counted.found) == 3
+    for told, held in counted.found:
+        times = len(train[0].turns) if pack and objective else 1
+        assert told["visual_tokens"] + told["visual_tokens_saved"] == times * held["visual"]
+        assert told["visual_tokens"] == kept * times * held["visual"]
+        assert told["text_tokens"] == held["text"]
+        assert told["samples"] == 4
+        assert told["flops"] > 0
+
+
+def test_a_batch_that_came_in_parts_counts_as_one_that_did_not(module: ArrCocModule) -> None:
+    """As `OOMGuard` cuts it; a part is not the whole."""
+    samples = [questions("train", 4)[number] for number in range(4)]
+    assert module.processor is not None
+    batch = Collator(module.processor, for_measuring=False)(samples)
+    parts = [read_whole(module.model, part) for part, _ in module.split_batch(batch, 1)]
+    whole = count(module.model, batch, [read_whole(module.model, batch)], frozen=True)
+    cut = count(module.model, batch, parts, frozen=True)
+    assert len(parts) == 4
+    for name in ("samples", "text_tokens", "visual_tokens", "visual_tokens_saved"):
+        assert int(cut[name]) == int(whole[name])
+    assert int(whole["visual_tokens"]) == 4 * 16
+
+
+def test_arithmetic_of_a_step_is_that_of_its_parts(module: ArrCocModule) -> None:
+    config = module.model.backbone.config
+    tower = vision_flops(config.vision_config, 64)
+    language = language_flops(config.text_config, 30, 30)
+    frozen = training_flops(config, [64, 64], 3, 30, frozen=True)
+    assert frozen == 2 * tower.forward + 3 * (language.forward + language.backward)
+    trained = training_flops(config, [64, 64], 3, 30, frozen=False)
+    assert trained == 3 * (2 * tower.forward + 3 * language.forward)
 
 
 def test_training_arr_coc_leaves_the_backbone_alone(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ThroughputMonitor as LightningsThroughput
 from lightning.pytorch.utilities import grad_norm
 from measuring import machine
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from lightning_arrcoc.callbacks import (
     MemoryMonitor,
     OOMGuard,
     OverfittingDetector,
+    ThroughputMonitor,
 )
 
 TARGET_RATIO = 1.01
@@ -79,9 +81,13 @@ PEERS = {
     "GradientMonitor, log": Peer(lambda: [GradientMonitor()]),
     "GradientMonitor, skip": Peer(lambda: [GradientMonitor("skip")]),
     "memory": Peer(memory),
-    "all of ours": Peer(lambda: [GradientMonitor("skip"), OverfittingDetector(), *memory()]),
+    "throughput": Peer(lambda: [ThroughputMonitor()]),
+    "all of ours": Peer(
+        lambda: [GradientMonitor("skip"), OverfittingDetector(), ThroughputMonitor(), *memory()]
+    ),
     CLIPPING: Peer(list, {"gradient_clip_val": 1e9}),
     "Lightning's grad_norm": Peer(lambda: [LightningsNorms()]),
+    "Lightning's throughput": Peer(lambda: [LightningsThroughput(batch_size_fn=len)]),
     "Lightning's detect_anomaly": Peer(list, {"detect_anomaly": True}),
     "isnan and item by hand": Peer(lambda: [UsualLoop()]),
 }

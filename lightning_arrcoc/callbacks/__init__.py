@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_arrcoc.callbacks.oom_guard import OOMGuard
     from lightning_arrcoc.callbacks.overfitting_detector import OverfittingDetector
     from lightning_arrcoc.callbacks.progress_bar import MetricsProgressBar
+    from lightning_arrcoc.callbacks.throughput_monitor import ThroughputMonitor
 
 __all__ = [
     "AtomicCheckpoint",
@@ -26,6 +27,7 @@ __all__ = [
     "MetricsProgressBar",
     "OOMGuard",
     "OverfittingDetector",
+    "ThroughputMonitor",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "MetricsProgressBar": "lightning_arrcoc.callbacks.progress_bar",
     "OOMGuard": "lightning_arrcoc.callbacks.oom_guard",
     "OverfittingDetector": "lightning_arrcoc.callbacks.overfitting_detector",
+    "ThroughputMonitor": "lightning_arrcoc.callbacks.throughput_monitor",
 }
 
 

@@ -37,16 +37,28 @@ class Ranks:
         """The largest of each figure over all ranks; all of them call it, with as many."""
         if self._group is None:
             return [Highest(figure, 0) for figure in figures]
-        mine = torch.tensor(
-            [-math.inf if figure is None else figure for figure in figures], dtype=torch.float64
-        )
-        found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(found, mine, group=self._group)
-        most, ranks = torch.stack(found).max(dim=0)
+        most, ranks = torch.stack(self._gather(figures, unknown=-math.inf)).max(dim=0)
         return [
             Highest(None if value == -math.inf else value, rank)
             for value, rank in zip(most.tolist(), ranks.tolist(), strict=True)
         ]
+
+    def everyone(self, figures: Sequence[float | None]) -> list[list[float | None]]:
+        """Each rank's figures, in the order of ranks; all of them call it, with as many."""
+        if self._group is None:
+            return [list(figures)]
+        return [
+            [None if math.isnan(figure) else figure for figure in row.tolist()]
+            for row in self._gather(figures, unknown=math.nan)
+        ]
+
+    def _gather(self, figures: Sequence[float | None], unknown: float) -> list[torch.Tensor]:
+        mine = torch.tensor(
+            [unknown if figure is None else figure for figure in figures], dtype=torch.float64
+        )
+        found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, mine, group=self._group)
+        return found
 
     def stop(self) -> None:
         """Let the group go, without a word to the others."""

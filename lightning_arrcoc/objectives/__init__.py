@@ -5,6 +5,7 @@ from lightning_arrcoc.objectives.attribution_distillation import AttributionDist
 from lightning_arrcoc.objectives.full_tokens import FullTokens
 from lightning_arrcoc.objectives.hard_choice import HardChoice
 from lightning_arrcoc.objectives.lesson import Lesson, Objective, accuracy
+from lightning_arrcoc.objectives.reading import Read
 from lightning_arrcoc.objectives.soft_gates import SoftGates
 from lightning_arrcoc.objectives.soft_to_hard import SoftToHard
 from lightning_arrcoc.objectives.teacher import Expected, Teacher
@@ -18,6 +19,7 @@ __all__ = [
     "HardChoice",
     "Lesson",
     "Objective",
+    "Read",
     "SoftGates",
     "SoftToHard",
     "Teacher",

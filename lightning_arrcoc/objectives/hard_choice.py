@@ -9,6 +9,7 @@ import torch
 
 from lightning_arrcoc.objectives.budgets import BudgetRange
 from lightning_arrcoc.objectives.lesson import Lesson, accuracy, mean_tensions, nothing_to_learn
+from lightning_arrcoc.objectives.reading import read_of
 from lightning_arrcoc.objectives.teacher import Teacher, at_answers, checked_weight
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.rows import a_row_a_turn
@@ -86,7 +87,7 @@ class HardChoice:
             divergence = expected.divergence(at_answers(output.logits, output.labels))
             logs["divergence"] = divergence.detach()
             loss = loss + self.teacher_weight * divergence
-        return Lesson(loss, logs)
+        return Lesson(loss, logs, read_of(model, output, chosen=True))
 
     def draw(self) -> float:
         """The next batch's budget: the same in every process and every run of a seed."""

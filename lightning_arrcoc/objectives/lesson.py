@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lightning_arrcoc.objectives.reading import Read
 from lightning_arrcoc.relevance.balancing import TENSIONS
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
@@ -20,10 +21,12 @@ class Lesson(NamedTuple):
     Attributes:
         loss: scalar, nats.
         logs: further figures by name, detached scalars.
+        read: None where it was the batch as it is, with all tokens.
     """
 
     loss: Tensor
     logs: dict[str, Tensor]
+    read: Read | None = None
 
 
 class Objective(Protocol):

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_arrcoc.objectives.lesson import Lesson, accuracy, mean_tensions, nothing_to_learn
+from lightning_arrcoc.objectives.reading import read_of
 from lightning_arrcoc.objectives.teacher import Teacher, at_answers, checked_weight
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.rows import a_row_a_turn
@@ -78,4 +79,4 @@ class SoftGates:
             divergence = expected.divergence(at_answers(output.logits, output.labels))
             logs["divergence"] = divergence.detach()
             loss = loss + self.teacher_weight * divergence
-        return Lesson(loss, logs)
+        return Lesson(loss, logs, read_of(model, output, chosen=False))

@@ -45,7 +45,7 @@ class SoftToHard:
             lesson = self.hard(model, inputs, progress)
         else:
             lesson = self.soft(model, inputs, progress / self.hard_from)
-        return Lesson(lesson.loss, lesson.logs | {"hard": torch.tensor(float(is_hard))})
+        return lesson._replace(logs=lesson.logs | {"hard": torch.tensor(float(is_hard))})
 
     def state_dict(self) -> dict[str, int]:
         return self.hard.state_dict()

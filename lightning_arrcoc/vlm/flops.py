@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from transformers.models.qwen3_vl.configuration_qwen3_vl import (
+    Qwen3VLConfig,
     Qwen3VLTextConfig,
     Qwen3VLVisionConfig,
 )
@@ -30,6 +32,11 @@ class Flops(NamedTuple):
     @property
     def forward(self) -> int:
         return self.weights + self.attention
+
+    @property
+    def backward_of_trained(self) -> int:
+        """Of a backward pass through matrices that are trained: each has a gradient, too."""
+        return 2 * self.forward
 
     @property
     def backward(self) -> int:
@@ -70,3 +77,24 @@ def language_flops(config: Qwen3VLTextConfig, tokens: int, logits: int) -> Flops
     products = tokens * config.num_hidden_layers * layer + logits * head
     attention = config.num_hidden_layers * 2 * tokens**2 * queries
     return Flops(PER_PRODUCT * products, PER_PRODUCT * attention)
+
+
+def training_flops(
+    config: Qwen3VLConfig, images: Sequence[int], rows: int, length: int, *, frozen: bool
+) -> int:
+    """Of a training step, ARR-COC's own not counted.
+
+    Args:
+        config: of the backbone.
+        images: patches of each.
+        rows, length: of the sequences in the language model.
+        frozen: whether the backbone is, so that a gradient passes through the language model on its
+            way to something else; if not, both parts are trained.
+    """
+    towers = [vision_flops(config.vision_config, patches) for patches in images]
+    language = language_flops(config.text_config, length, length)
+    forward = sum(tower.forward for tower in towers) + rows * language.forward
+    if frozen:
+        return forward + rows * language.backward
+    backward = sum(tower.backward_of_trained for tower in towers)
+    return forward + backward + rows * language.backward_of_trained

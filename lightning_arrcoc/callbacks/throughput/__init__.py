@@ -1,0 +1,1 @@
+"""What `ThroughputMonitor` is made of."""
