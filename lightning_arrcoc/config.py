@@ -288,8 +288,13 @@ def _complete(override: Override, base: DictConfig, extra: str | None) -> str:
     for depth, part in enumerate(parts):
         known = _known_keys(node)
         if part not in node:
-            if part in known:
+            if part in known and depth == len(parts) - 1:
                 return f"+{line}"
+            if part in known:
+                raise ValueError(
+                    f"{'.'.join(parts[: depth + 1])!r} is not set, so it has no parts; in "
+                    f"{line!r}. Choose one first: --help lists the groups."
+                )
             raise ValueError(unknown_key(key, part, known - {"hydra"}))
         node = node[part]
         if depth < len(parts) - 1 and not isinstance(node, dict):

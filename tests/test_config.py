@@ -104,6 +104,12 @@ def test_a_key_that_is_added_at_the_top_must_be_read_by_somebody(override: str) 
         check_overrides("fit", [override])
 
 
+def test_a_part_of_what_is_not_set_is_refused_with_what_to_choose_first() -> None:
+    with pytest.raises(ValueError, match=r"'trainer\.profiler' is not set, so it has no parts"):
+        check_overrides("fit", ["trainer.profiler.start=20"])
+    assert check_overrides("fit", ["profile=time", "trainer.profiler.start=20"])
+
+
 def test_a_key_below_a_plain_value_says_so() -> None:
     with pytest.raises(ValueError, match=r"'model\.backbone' has no parts"):
         check_overrides("fit", ["model.backbone.x=1"])
