@@ -19,7 +19,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
-    "doctor": "try settings of the loaders (doctor loader) or batch sizes (doctor batch) here",
+    "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
 }
 PLAIN = {  # these take no configuration

@@ -38,6 +38,8 @@ OPTIONS: Mapping[str, Any] = {
     "explain": bool,
     "explain_samples": int,
     "topic": str,
+    "folder": str,
+    "strict": bool,
     "rounds": int,
     "batches": int,
     "headroom": float,
@@ -48,7 +50,9 @@ OPTIONS: Mapping[str, Any] = {
 LEAST = {
     "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
 }  # fmt: skip
-FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone", "data.texture_cache")
+FREE_TEXT = (
+    "question", "image", "ckpt", "weights", "folder", "model.backbone", "data.texture_cache",
+)  # fmt: skip
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
@@ -120,7 +124,8 @@ def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
         if (least if plain.get(key) is None else plain[key]) < least:
             raise ValueError(f"{key}={plain[key]}; expected {least} or more.")
     _check_hydra(hydra)
-    _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
+    if "topic" not in plain:  # doctor says so itself
+        _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
 
 
 def _check_hydra(hydra: dict[str, Any]) -> None:
