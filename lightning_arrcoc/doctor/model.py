@@ -32,4 +32,3 @@ def look(patient: Patient) -> Finding:
         return Finding("fail", f"none of {everything:,} parameters trains", "see training=")
     begun = f", as in {named}" if named else ""
     return Finding("ok", f"{module.trains}: {trained:,} of {everything:,} parameters train{begun}")
-

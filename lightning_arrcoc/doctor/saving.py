@@ -38,7 +38,9 @@ def look(patient: Patient) -> Finding:
     module.load_state_dict(loaded["state_dict"])
     other = other or differing(weights, trained(module))
     if other:
-        return Finding("fail", f"{other} is another one when it is loaded", "see on_save_checkpoint")
+        return Finding(
+            "fail", f"{other} is another one when it is loaded", "see on_save_checkpoint"
+        )
     size = words(path.stat().st_size)
     return Finding("ok", f"{size} saved in {saved_s:.2f} s, loaded and equal")
 
