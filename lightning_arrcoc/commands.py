@@ -369,5 +369,5 @@ def quiet_known_noise() -> None:
 
 def is_no_noise(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning's tells the user something."""
-    noise = ("litlogger", "litmodels", "TPU available")
+    noise = ("litlogger", "litmodels", "TPU available", "cannot see tensors apart from")
     return not any(word in str(record.msg) for word in noise)

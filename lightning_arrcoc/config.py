@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_arrcoc.loggers.redaction import Redactor
 from lightning_arrcoc.targets import (
     ALLOW_VARIABLE,
     check_config,
@@ -60,6 +61,7 @@ REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
 Compose = Callable[[str, list[str]], DictConfig]
 HYDRA_MAY_CALL = ("hydra._internal.core_plugins.", "hydra_plugins.")
 FLAGS = (*HELP, *WITH_VALUE, "--multirun", "-m", "--run", "-r", "--resolve")
+without_secrets = Redactor({}).text
 SECRET = re.compile(r"(^|_)(api_?key|key|token|password|secret)$", re.IGNORECASE)
 
 
@@ -154,10 +156,13 @@ def _refuse_secrets(config: dict[str, Any]) -> None:
     """A secret in the configuration would be written into the run's folder and to the logger."""
     for path, value in _leaves(config):
         name = str(path[-1])
-        if isinstance(value, str) and value and SECRET.search(name):
+        if not isinstance(value, str) or not value:
+            continue
+        if SECRET.search(name) or without_secrets(value) != value:
             raise ValueError(
-                f"{'.'.join(map(str, path))} would be written into the run's record. Leave it out "
-                "and set the environment variable that its library reads."
+                f"{'.'.join(map(str, path))} would be written into the run's record, and holds a "
+                "secret by its name or looks. Leave it out and set the environment variable that "
+                "its library reads."
             )
 
 

@@ -56,8 +56,8 @@ class VerifiedSaving(ModelCheckpoint):
                 if self.monitor is None or self.monitor in monitor_candidates:
                     raise
                 raise MisconfigurationException(
-                    f"{type(self).__name__} monitors {self.monitor!r}, which was not logged by the "
-                    f"first validation. {nearest('monitor', self.monitor, trainer.callback_metrics)}"
+                    f"{type(self).__name__} monitors {self.monitor!r}, which no validation logged. "
+                    + nearest("monitor", self.monitor, trainer.callback_metrics)
                 ) from error
 
     def _save_last_checkpoint(

@@ -157,7 +157,7 @@ def judged(watch: Watch, what: str) -> Finding:
         return Finding("ok", what)
     return Finding(
         "fail", f"{what}: the loss is not finite",
-        "look at data and learning rate; try trainer.precision=32-true, trainer.detect_anomaly=true",
+        "look at data and training.learning_rate; trainer.detect_anomaly=true says where",
     )  # fmt: skip
 
 
