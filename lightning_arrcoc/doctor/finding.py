@@ -68,7 +68,9 @@ def go_through(checks: Sequence[Check], patient: Patient) -> dict[str, Finding]:
     """Every check's finding by its name; one that fails ends none but those that need it."""
     found: dict[str, Finding] = {}
     for name, look, needs in checks:
-        missing = [other for other in needs if found[other].status in ("fail", "skip")]
+        missing = [
+            other for other in needs if other in found and found[other].status in ("fail", "skip")
+        ]
         if missing:
             found[name] = Finding("skip", f"needs {' and '.join(missing)}")
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,13 +50,11 @@ def examine(config: Any) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning announces every trainer, of which there are several; what it warns of is said."""
+    """Lightning announces every trainer, of which there are several; its warnings are shown."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
-            yield
+        yield
     finally:
         log.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -170,7 +171,8 @@ def trial(patient: Patient, steps: int, watch: Watch, **fit: Any) -> pl.Trainer:
         devices=1, strategy="auto", default_root_dir=str(patient.scratch), max_steps=steps,
         max_epochs=-1, max_time=None, accumulate_grad_batches=1, fast_dev_run=False, **options,
     )  # fmt: skip
-    with kept_weights(patient.module):
+    with kept_weights(patient.module), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         trainer.fit(patient.module, **fit)
     return trainer
 

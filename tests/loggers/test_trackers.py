@@ -103,7 +103,12 @@ def test_several_trackers_may_be_named(tmp_path: Path) -> None:
 
 
 def trainer(*loggers: Logger, **options: Any) -> pl.Trainer:
-    usual: dict[str, Any] = {"max_steps": 2, "limit_val_batches": 1, "enable_checkpointing": False}
+    usual: dict[str, Any] = {
+        "max_steps": 2,
+        "limit_train_batches": 2,
+        "limit_val_batches": 1,
+        "enable_checkpointing": False,
+    }
     return pl.Trainer(
         **(usual | options), accelerator="cpu", devices=1, logger=list(loggers),
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
@@ -186,10 +191,8 @@ def test_wandb_offline_holds_metrics_configuration_and_the_best_checkpoint(tmp_p
     pytest.importorskip("wandb")
     fit(tmp_path, "logger=wandb", "logger.log_model=true")
     written = only(tmp_path, "*.wandb").read_bytes()
-    for word in (b"val/exact_match", b"train/loss", b"run-", b"default_root_dir", b"best.ckpt"):
-        assert word in written, word
-    state = git_state()
-    assert state is None or b"versions" in written
+    for word in ("val/exact_match", "train/loss", "default_root_dir", '"versions"', "best.ckpt"):
+        assert word.encode() in written, word
     staged = [path for path in (tmp_path / "home/artifacts/staging").iterdir() if path.is_file()]
     best = only(tmp_path / "outputs", "best.ckpt")
     assert [path.read_bytes() for path in staged] == [best.read_bytes()], "and not the last one"
