@@ -183,13 +183,15 @@ KNOWN = ("limit_val_batches", "val_check_interval", "check_val_every_n_epoch")
 @contextmanager
 def kept_weights(module: pl.LightningModule) -> Iterator[None]:
     """What trains, and every buffer, is afterwards what it was before."""
-    changing = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    changing |= dict(module.named_buffers())
-    before = {name: value.detach().cpu().clone() for name, value in changing.items()}
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    before = {name: value.detach().cpu().clone() for name, value in trained.items()}
+    buffers = {name: value.cpu().clone() for name, value in module.named_buffers()}
     try:
         yield
     finally:
-        after = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        parameters, buffers_now = dict(module.named_parameters()), dict(module.named_buffers())
         with torch.no_grad():
             for name, value in before.items():
-                after[name].copy_(value)
+                parameters[name].copy_(value)
+            for name, value in buffers.items():
+                buffers_now[name].copy_(value)
