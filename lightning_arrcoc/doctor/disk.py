@@ -37,7 +37,8 @@ def may_write(patient: Patient) -> Finding:
     Raises:
         OSError: it cannot be written.
     """
-    places = {patient.folder, *(kept.folder for kept in kept_by(patient.config))}
+    apart = (kept.folder for kept in kept_by(patient.config))
+    places = {patient.folder, *(folder for folder in apart if patient.folder not in folder.parents)}
     for place in sorted(places):
         folder = existing(place)
         try:
