@@ -19,7 +19,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
-    "doctor": "try settings of the loaders (doctor loader) or batch sizes (doctor batch) here",
+    "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
 }
 PLAIN = {  # these take no configuration
@@ -97,7 +97,9 @@ def run(command: str, arguments: list[str]) -> int:
     def task(config: Any) -> None:
         nonlocal code
         _relaunchable(command)
-        code = max(code, _guarded(command, config))
+        ended = _guarded(command, config)
+        _finish_tracking(ended)
+        code = max(code, ended)
         if code == INTERRUPTED:  # a sweep would go on with the next job
             sys.exit(INTERRUPTED)
 
@@ -108,6 +110,13 @@ def run(command: str, arguments: list[str]) -> int:
     sys.argv = [sys.argv[0], *flags, *overrides]
     main_of(task)()
     return code
+
+
+def _finish_tracking(code: int) -> None:
+    """End a run of Weights & Biases: the next job of a sweep would go on with it."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish(exit_code=code)
 
 
 def _relaunchable(command: str) -> None:
@@ -176,13 +185,17 @@ def _forget_empty_run() -> None:
     """Remove the folder of a run that never began: it holds records of the start, no results."""
     from hydra.core.hydra_config import HydraConfig
 
+    from lightning_arrcoc.loggers.jsonl_file import LOG, read_lines
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     outputs = Path(HydraConfig.get().runtime.cwd) / "outputs"
-    started = int(os.environ.get("LOCAL_RANK", "0")) > 0 or (folder / "csv/metrics.csv").exists()
-    if started or outputs not in folder.parents:
+    log = folder / LOG
+    measured = log.is_file() and any(line.get("metrics") for line in read_lines(log))
+    other_rank = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    if other_rank or measured or outputs not in folder.parents:
         return
     with suppress(OSError):
-        if {entry.name for entry in folder.iterdir()} <= {".hydra", "csv", "tensorboard"}:
+        if {entry.name for entry in folder.iterdir()} <= {".hydra", "csv", "tensorboard", LOG}:
             shutil.rmtree(folder)
             for parent in (folder.parent, outputs):
                 if not any(parent.iterdir()):

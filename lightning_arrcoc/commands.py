@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +29,9 @@ from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.doctor import examine
+from lightning_arrcoc.loggers import JsonlLogger
+from lightning_arrcoc.loggers.pictures import log_picture
+from lightning_arrcoc.loggers.redaction import Redactor
 from lightning_arrcoc.memory.malloc import keep_freed_memory
 from lightning_arrcoc.module import ArrCocModule
 from lightning_arrcoc.pictures import (
@@ -39,6 +43,7 @@ from lightning_arrcoc.pictures import (
     save_figure,
 )
 from lightning_arrcoc.plugins.verifying import verify
+from lightning_arrcoc.provenance import describe_run
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
@@ -128,6 +133,7 @@ def predict(config: DictConfig) -> int:
     answered = Answered(sample.images[0], config.question, found["answer"], None, allocation)
     picture = parts.folder / "prediction.png"
     save_figure(draw_answers([answered], "Bright cells are kept, dark ones dropped"), picture)
+    log_picture(parts.trainer, "predict/prediction", picture)
     print(f"answer:  {found['answer']}")
     print(f"tokens:  {len(allocation.levels)} of {allocation.relevance.numel()}")
     print(f"picture: {picture}")
@@ -135,6 +141,7 @@ def predict(config: DictConfig) -> int:
         ((explained,),) = explaining.explained
         sheet = parts.folder / "explained.png"
         save_figure(draw_explained(explained), sheet)
+        log_picture(parts.trainer, "predict/explained", sheet)
         print(f"sheet:   {sheet}")
     return 0
 
@@ -169,7 +176,10 @@ def predict_split(parts: Parts, config: DictConfig, checkpoint: str) -> int:
     say(parts.trainer, f"{len(lines)} answers: {target}")
     if explaining is not None:
         folder = parts.folder / "explained"
-        say(parts.trainer, f"{write_sheets(explaining.explained, folder)} sheets: {folder}")
+        sheets = write_sheets(explaining.explained, folder)
+        for sheet in sheets:
+            log_picture(parts.trainer, f"predict/explained/{sheet.stem}", sheet)
+        say(parts.trainer, f"{len(sheets)} sheets: {folder}")
     return 0
 
 
@@ -180,18 +190,18 @@ def explain_first(parts: Parts, samples: int) -> Explaining:
     return explaining
 
 
-def write_sheets(explained: Sequence[Sequence[Explained]], folder: Path) -> int:
-    """Write a sheet an image and count them.
+def write_sheets(explained: Sequence[Sequence[Explained]], folder: Path) -> list[Path]:
+    """Write a sheet an image.
 
     A name begins with the line of predictions.jsonl; images of one line are told apart by -1, -2.
     """
-    count = 0
+    sheets: list[Path] = []
     for line, images in enumerate(explained, start=1):
         for number, image in enumerate(images, start=1):
             name = f"{line:04d}-{number}.png" if len(images) > 1 else f"{line:04d}.png"
             save_figure(draw_explained(image), folder / name)
-            count += 1
-    return count
+            sheets.append(folder / name)
+    return sheets
 
 
 def refuse_several_processes(parts: Parts) -> None:
@@ -212,9 +222,8 @@ def assemble(config: DictConfig) -> Parts:
     model = build(config.model)
     module = build(config.training, model=model)
     callbacks = [build(part) for part in (config.get("callbacks") or {}).values()]
-    logger = build(config.logger) if config.get("logger") else False
     callbacks.append(ConfigRecord(config))
-    trainer = build(config.trainer, callbacks=callbacks, logger=logger)
+    trainer = build(config.trainer, callbacks=callbacks, logger=make_loggers(config))
     if trainer.world_size > 1 and str(HydraConfig.get().mode).endswith("MULTIRUN"):
         raise ValueError(
             "A sweep over runs of several processes does not work: they outlive their run. Start "
@@ -223,16 +232,29 @@ def assemble(config: DictConfig) -> Parts:
     return Parts(module, build(config.data), trainer, Path(trainer.default_root_dir))
 
 
+def make_loggers(config: DictConfig) -> list[Logger]:
+    """The logger that was chosen, or several by name, and the run's own log beside them."""
+    chosen = config.get("logger")
+    if not chosen:
+        return []
+    loggers = [build(part) for part in ([chosen] if "_target_" in chosen else chosen.values())]
+    if not any(isinstance(logger, JsonlLogger) for logger in loggers):
+        loggers.append(JsonlLogger(config.trainer.default_root_dir, name="", version=""))
+    return loggers
+
+
 class ConfigRecord(Callback):
-    """Hands the configuration to the logger, once the run has really begun."""
+    """Hands configuration and commit to every logger, once the run has really begun."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config: DictConfig | None = config
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.logger and self.config is not None:
-            plain: Any = OmegaConf.to_container(self.config, resolve=True)
-            trainer.logger.log_hyperparams(plain)
+        if trainer.loggers and self.config is not None:
+            plain = Redactor()(OmegaConf.to_container(self.config, resolve=True))
+            for logger in trainer.loggers:
+                begun = {} if isinstance(logger, JsonlLogger) else {"run": describe_run()}
+                logger.log_hyperparams({**plain, **begun})
             self.config = None
 
 
@@ -255,6 +277,7 @@ def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> 
     if config.picture_samples:
         picture = parts.folder / "kept.png"
         save_figure(draw_samples(parts, config.picture_samples), picture)
+        log_picture(parts.trainer, "test/kept", picture)
         say(parts.trainer, f"picture: {picture}")
 
 
@@ -346,5 +369,5 @@ def quiet_known_noise() -> None:
 
 def is_no_noise(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning's tells the user something."""
-    noise = ("litlogger", "litmodels", "TPU available")
+    noise = ("litlogger", "litmodels", "TPU available", "cannot see tensors apart from")
     return not any(word in str(record.msg) for word in noise)

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_arrcoc.loggers.redaction import Redactor
 from lightning_arrcoc.targets import (
     ALLOW_VARIABLE,
     check_config,
@@ -38,6 +39,8 @@ OPTIONS: Mapping[str, Any] = {
     "explain": bool,
     "explain_samples": int,
     "topic": str,
+    "folder": str,
+    "strict": bool,
     "rounds": int,
     "batches": int,
     "headroom": float,
@@ -48,7 +51,9 @@ OPTIONS: Mapping[str, Any] = {
 LEAST = {
     "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
 }  # fmt: skip
-FREE_TEXT = ("question", "image", "ckpt", "weights", "model.backbone", "data.texture_cache")
+FREE_TEXT = (
+    "question", "image", "ckpt", "weights", "folder", "model.backbone", "data.texture_cache",
+)  # fmt: skip
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
@@ -56,6 +61,7 @@ REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
 Compose = Callable[[str, list[str]], DictConfig]
 HYDRA_MAY_CALL = ("hydra._internal.core_plugins.", "hydra_plugins.")
 FLAGS = (*HELP, *WITH_VALUE, "--multirun", "-m", "--run", "-r", "--resolve")
+without_secrets = Redactor({}).text
 SECRET = re.compile(r"(^|_)(api_?key|key|token|password|secret)$", re.IGNORECASE)
 
 
@@ -120,7 +126,8 @@ def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
         if (least if plain.get(key) is None else plain[key]) < least:
             raise ValueError(f"{key}={plain[key]}; expected {least} or more.")
     _check_hydra(hydra)
-    _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
+    if "topic" not in plain:  # doctor says so itself
+        _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
 
 
 def _check_hydra(hydra: dict[str, Any]) -> None:
@@ -149,10 +156,13 @@ def _refuse_secrets(config: dict[str, Any]) -> None:
     """A secret in the configuration would be written into the run's folder and to the logger."""
     for path, value in _leaves(config):
         name = str(path[-1])
-        if isinstance(value, str) and value and SECRET.search(name):
+        if not isinstance(value, str) or not value:
+            continue
+        if SECRET.search(name) or without_secrets(value) != value:
             raise ValueError(
-                f"{'.'.join(map(str, path))} would be written into the run's record. Leave it out "
-                "and set the environment variable that its library reads."
+                f"{'.'.join(map(str, path))} would be written into the run's record, and holds a "
+                "secret by its name or looks. Leave it out and set the environment variable that "
+                "its library reads."
             )
 
 

@@ -91,7 +91,7 @@ def test_the_groups_hold_what_was_promised() -> None:
         "data": {"digits", "jsonl", "jsonl_one_file", "hub"},
         "callbacks": {"default", "memory", "none", "safe"},
         "trainer": {"cpu", "gpu", "ddp", "selective"},
-        "logger": {"auto", "csv", "wandb", "tensorboard"},
+        "logger": {"auto", "csv", "jsonl", "mlflow", "none", "tensorboard", "wandb"},
         "profile": {"none", "time", "memory"},
         "experiment": {"debug", "tiny_base", "small", "prod"},
     }
@@ -176,7 +176,7 @@ def test_outputs_go_below_the_folder_it_was_started_in(command: str, composed: C
     assert folder.startswith(f"outputs{os.sep}{command}{os.sep}")
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"fit"}))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"fit", "doctor"}))
 def test_commands_that_measure_neither_save_nor_log(command: str, composed: Compose) -> None:
     config = composed(command)
     assert not config.callbacks
@@ -193,6 +193,18 @@ def test_callbacks_are_made(option: str, composed: Compose) -> None:
     assert bool(config) == (option != "none")
 
 
+def test_fit_takes_all_of_our_callbacks_those_that_save_last(composed: Compose) -> None:
+    made = [build(part) for part in composed("fit").callbacks.values()]
+    names = [type(callback).__name__ for callback in pl.Trainer(
+        callbacks=made, logger=False, accelerator="cpu", enable_model_summary=False,
+    ).callbacks]  # fmt: skip
+    assert names == [
+        "MetricsProgressBar", "ThroughputMonitor", "GradientMonitor", "MemoryMonitor",
+        "MemoryGuard", "OOMGuard", "OverfittingDetector", "AtomicCheckpoint", "AtomicCheckpoint",
+    ]  # fmt: skip
+    assert len(composed("fit", "callbacks=default").callbacks) == 3
+
+
 @pytest.mark.parametrize("option", GROUPS["experiment"])
 def test_an_experiments_callbacks_are_made(option: str, composed: Compose) -> None:
     config = composed("fit", f"experiment={option}").callbacks
@@ -206,6 +218,8 @@ def test_a_logger_is_made_in_the_folder_of_the_run(
 ) -> None:
     if option in ("wandb", "tensorboard") and not find_spec(option):
         pytest.skip(f"{option} is not installed")
+    if option == "mlflow":
+        pytest.skip("it keeps the runs of a folder together; see tests/loggers/test_trackers.py")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = composed("fit", f"logger={option}").logger
     if option == "none":

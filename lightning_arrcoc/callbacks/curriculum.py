@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_arrcoc.callbacks.metric_names import nearest
+
 
 class CurriculumAdvance(pl.Callback):
     """Changes what a run trains on: its training source moves to the next stage when mastered.
@@ -104,8 +106,8 @@ class CurriculumAdvance(pl.Callback):
             return  # resumed behind the last batch, and the module has not kept its metrics
         if reached is None:
             raise MisconfigurationException(
-                f"CurriculumAdvance monitors {self.monitor!r}, which training did not log. There "
-                f"are: {', '.join(sorted(trainer.callback_metrics)) or 'none'}."
+                f"CurriculumAdvance monitors {self.monitor!r}, which training did not log. "
+                + nearest("monitor", self.monitor, trainer.callback_metrics)
             )
         thresholds = self._thresholds(len(source.stages) - 1)
         if self._stage >= len(thresholds):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_arrcoc.callbacks.metric_names import nearest
 from lightning_arrcoc.callbacks.overfitting_signs import (
     GAP_EVALUATIONS,
     Apart,
@@ -249,13 +249,10 @@ class OverfittingDetector(pl.Callback):
         if f"no {role}" in self._warned:
             return
         self._warned.add(f"no {role}")
-        known = sorted(metrics)
-        near = difflib.get_close_matches(name or "val/loss", known, n=1, cutoff=0.0)
         wanted = f"{name!r} was not logged by" if name else "no validation loss was found at"
         rank_zero_warn(
             f"OverfittingDetector: {wanted} this evaluation; it is waited for. "
-            + (f"Nearest: {role}={near[0]!r}. " if near else "")
-            + f"There are: {', '.join(known) or 'none'}."
+            + nearest(role, name or "val/loss", metrics)
         )
 
     # ----------------------------------------------------------------------- what follows from it

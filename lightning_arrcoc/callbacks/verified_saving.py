@@ -11,10 +11,12 @@ from weakref import proxy
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_arrcoc.architecture import architecture_of
+from lightning_arrcoc.callbacks.metric_names import nearest
 from lightning_arrcoc.callbacks.retention import Series, remember, restore
 from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import sharded
@@ -48,7 +50,15 @@ class VerifiedSaving(ModelCheckpoint):
         self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
     ) -> None:
         with self._saving(trainer, "best" if self.monitor else ""):
-            super()._save_topk_checkpoint(trainer, monitor_candidates)
+            try:
+                super()._save_topk_checkpoint(trainer, monitor_candidates)
+            except MisconfigurationException as error:
+                if self.monitor is None or self.monitor in monitor_candidates:
+                    raise
+                raise MisconfigurationException(
+                    f"{type(self).__name__} monitors {self.monitor!r}, which no validation logged. "
+                    + nearest("monitor", self.monitor, trainer.callback_metrics)
+                ) from error
 
     def _save_last_checkpoint(
         self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]
@@ -184,8 +194,15 @@ class VerifiedSaving(ModelCheckpoint):
         self._errors_in_a_row = 0
         if trainer.is_global_zero:
             record(trainer, "checkpoint/saved", **saved)
-            for logger in trainer.loggers:
+            for logger in trainer.loggers if self._is_the_best_one(trainer) else []:
                 logger.after_save_checkpoint(proxy(self))
+
+    def _is_the_best_one(self, trainer: pl.Trainer) -> bool:
+        """Loggers call best what they are told of last, so that is not one that follows nothing."""
+        callbacks = trainer.checkpoint_callbacks
+        return self.monitor is not None or not any(
+            getattr(callback, "monitor", None) for callback in callbacks
+        )
 
     def _io(self, trainer: pl.Trainer) -> AtomicCheckpointIO:
         io = trainer.strategy.checkpoint_io

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 TOPICS = {
+    "run": "try all that a long run needs",
     "loader": "time a few settings of the loaders and name the best",
     "batch": "find the largest batches that fit, for training and for validation",
 }
@@ -15,21 +16,23 @@ TOPICS = {
 def named_topic(arguments: list[str]) -> list[str]:
     """The arguments of `doctor`, with the topic in front as an override.
 
+    Without one it is the run that is examined: its words are those of `fit`, whose folder nothing
+    makes.
+
     Raises:
-        ValueError: it is missing or unknown.
+        ValueError: it is unknown.
     """
     first = arguments[0] if arguments else ""
     named = [word.partition("=")[2] for word in arguments if word.startswith("topic=")]
     for topic in named:
         if topic not in TOPICS:
             raise ValueError(_unknown(topic))
-    if first.startswith("-") or named:
-        return arguments
-    if not first or "=" in first:
-        raise ValueError(f"doctor wants a topic; expected one of {_topics()}. {_EXAMPLE}")
-    if first not in TOPICS:
-        raise ValueError(_unknown(first))
-    return [f"topic={first}", *arguments[1:]]
+    if first and "=" not in first and not first.startswith(("-", "~")):
+        if first not in TOPICS:
+            raise ValueError(_unknown(first))
+        arguments = [f"topic={first}", *arguments[1:]]
+    fits, ours = "hydra.run.dir=", "folder="
+    return [ours + w[len(fits) :] if w.startswith(fits) else w for w in arguments]
 
 
 def examine(config: Any) -> int:
@@ -43,7 +46,7 @@ def examine(config: Any) -> int:
     return int(import_module(f"lightning_arrcoc.doctor.{config.topic}").examine(config))
 
 
-_EXAMPLE = "Try: python -m lightning_arrcoc doctor loader"
+_EXAMPLE = "Try: python -m lightning_arrcoc doctor"
 
 
 def _topics() -> str:

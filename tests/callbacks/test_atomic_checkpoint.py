@@ -625,3 +625,23 @@ def test_it_observes_and_leaves_nothing_behind(tmp_path: Path) -> None:
         assert torch.equal(value, alone.state_dict()[name])
     assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
     assert not [one for one in threading.enumerate() if one.name.startswith("checkpoint")]
+
+
+class Validated(BoringModel):
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("val/loss", 1.0)
+        return super().validation_step(batch, batch_idx)
+
+
+def test_a_metric_that_never_comes_is_answered_with_the_nearest_at_the_first_validation(
+    tmp_path: Path,
+) -> None:
+    trainer = pl.Trainer(
+        max_epochs=3, limit_train_batches=2, limit_val_batches=1, num_sanity_val_steps=1,
+        callbacks=[AtomicCheckpoint(tmp_path, monitor="val/los")], logger=False, accelerator="cpu",
+        devices=1, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    wanted = r"monitors 'val/los', which no validation logged\. Nearest: monitor='val/loss'\. There"
+    with pytest.raises(MisconfigurationException, match=wanted):
+        trainer.fit(Validated())
+    assert trainer.global_step == 2
