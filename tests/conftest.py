@@ -8,12 +8,13 @@ import runpy
 import signal
 import socket
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
 from lightning_arrcoc.memory import peaks
 from lightning_arrcoc.memory.readings import Reading
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if "slow" in item.keywords and not wants_slow:
             item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+
+
+@pytest.fixture(autouse=True)
+def all_of_lightnings_messages() -> Iterator[None]:
+    """A command that a test calls here leaves some of them out for good."""
+    filters = list(rank_zero_module.log.filters)
+    yield
+    rank_zero_module.log.filters[:] = filters
 
 
 @pytest.fixture(scope="session")

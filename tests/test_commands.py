@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_module
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL
-from lightning_arrcoc.commands import is_no_noise, quiet_known_noise, trained_words
-
-
-@pytest.fixture(autouse=True)
-def filters() -> Iterator[None]:
-    yield
-    rank_zero_module.log.removeFilter(is_no_noise)
+from lightning_arrcoc.commands import quiet_known_noise, trained_words
 
 
 def test_what_is_trained_is_said_in_numbers(backbone_folder: Path) -> None:
