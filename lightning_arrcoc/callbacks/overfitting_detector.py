@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.overfitting_signs import (
     GAP_EVALUATIONS,
     Apart,
@@ -42,7 +43,7 @@ class Best(NamedTuple):
     epoch: int
 
 
-class OverfittingDetector(pl.Callback):
+class OverfittingDetector(ForTrainer):
     """Watches validation for four signs of overfitting, and warns or stops.
 
     Judged at the end of every validation of `fit`, sanity checks apart:

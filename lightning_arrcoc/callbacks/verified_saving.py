@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_arrcoc.architecture import architecture_of
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.retention import Series, remember, restore
 from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import sharded
@@ -27,7 +28,7 @@ class SaveError(OSError):
     is_counted = False
 
 
-class VerifiedSaving(ModelCheckpoint):
+class VerifiedSaving(ForTrainer, ModelCheckpoint):
     """`ModelCheckpoint` over `AtomicCheckpointIO`: what fails leaves it as it was.
 
     Where rank zero alone writes, an error there would leave the others waiting; so it is held back
