@@ -105,6 +105,8 @@ class AtomicCheckpoint(VerifiedSaving):
         check_choice("save_last", save_last, (None, True, False, "link"))
         for name in signals:
             check_choice("signals", name, SIGNALS)
+        given = {"every_n_train_steps": every_n_train_steps, "every_n_epochs": every_n_epochs}
+        check_counts(0, **{name: every for name, every in given.items() if every is not None})
         if periodic_every_n_steps is not None:
             check_counts(1, periodic_every_n_steps=periodic_every_n_steps)
         check_counts(-1, save_top_k=save_top_k, keep_periodic=keep_periodic)
