@@ -13,6 +13,7 @@ HOOKS = frozenset(
     name for name in vars(pl.Callback) if name.startswith("on_") or name in ("setup", "teardown")
 )
 Hook = Callable[..., Any]
+ASKING = "asks_who_calls"
 
 
 def asking(hook: Hook) -> Hook:
@@ -25,6 +26,7 @@ def asking(hook: Hook) -> Hook:
             raise MisconfigurationException(_refusal(type(self).__name__, trainer))
         return hook(self, *args, **kwargs)
 
+    vars(asked)[ASKING] = True
     return asked
 
 
@@ -39,8 +41,10 @@ class ForTrainer(pl.Callback):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in HOOKS & vars(cls).keys():
-            setattr(cls, name, asking(vars(cls)[name]))
+        for name in HOOKS:
+            hook = getattr(cls, name)
+            if not hasattr(hook, ASKING):
+                setattr(cls, name, asking(hook))
 
     @asking
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -147,7 +147,10 @@ PIECES: dict[str, Piece] = {
     ),
     "OOMGuard": Piece(lambda folder: OOMGuard(), OUT_OF_MEMORY),
     "OOMGuard: skip": Piece(
-        lambda folder: OOMGuard("skip"), refuses={"manual": BY_HAND, "several optimizers": BY_HAND}
+        lambda folder: OOMGuard("skip"),
+        refuses={
+            "manual": BY_HAND, "several optimizers": BY_HAND, "two processes": "serves one process",
+        },
     ),
     "OOMGuard: split": Piece(
         lambda folder: OOMGuard("split"), refuses={"manual": BY_HAND, "several optimizers": BY_HAND}
@@ -163,7 +166,7 @@ PIECES: dict[str, Piece] = {
         ("monitor", "val_loss", "train_loss"),
     ),
     "SelectivePrecision": Piece(
-        lambda folder: SelectivePrecision(keep_fp32=["Linear", "Sequential"]),  # all that computes
+        lambda folder: SelectivePrecision(keep_fp32=["Linear"]),  # all that computes
         {
             "precision": ("16", "32-true", None), "keep_fp32": ("net", [1], None),
             "scaler": (object(),),

@@ -21,14 +21,7 @@ import pytest
 import torch
 from torch.nn.modules import module as torch_module
 
-from .scenarios import Data, Scenario
-
-QUIET = {
-    "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-    "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2,
-    "limit_train_batches": 3, "log_every_n_steps": 1,
-}  # fmt: skip
-
+from .scenarios import QUIET, Data, Scenario
 
 class Outcome(NamedTuple):
     """What a run left.
@@ -73,6 +66,15 @@ def run(scenario: Scenario, folder: Path, **settings: Any) -> Outcome:
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
     return Outcome(weights, drawn, changed, files)
+
+
+def compare(found: Outcome, without: Outcome) -> None:
+    """The same weights and draws, and nothing left that the other did not leave."""
+    assert found.changed == without.changed
+    assert found.random == without.random
+    assert found.weights.keys() == without.weights.keys()
+    for name, value in found.weights.items():
+        assert value.equal(without.weights[name]), name
 
 
 def process_state() -> dict[str, Any]:

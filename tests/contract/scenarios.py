@@ -13,6 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+QUIET = {
+    "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
+    "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2,
+    "limit_train_batches": 3, "log_every_n_steps": 1,
+}  # fmt: skip
+
 
 class Samples(Dataset[Tensor]):
     """A few; with the stages that a curriculum goes through."""

@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .registry import PIECES
-from .running import Outcome, run
+from .running import Outcome, compare, run
 from .scenarios import SCENARIOS
 
 Bare = Callable[..., Outcome]
@@ -39,11 +39,3 @@ def test_it_changes_nothing_and_leaves_nothing(
         path for path in tmp_path.rglob("*") if path.is_file()
         and not any(fnmatch(str(path.relative_to(tmp_path)), glob) for glob in piece.files)
     ] == []  # fmt: skip
-
-
-def compare(found: Outcome, without: Outcome) -> None:
-    assert found.changed == without.changed
-    assert found.random == without.random
-    assert found.weights.keys() == without.weights.keys()
-    for name, value in found.weights.items():
-        assert value.equal(without.weights[name]), name
