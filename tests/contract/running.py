@@ -23,6 +23,7 @@ from torch.nn.modules import module as torch_module
 
 from .scenarios import QUIET, Data, Scenario
 
+
 class Outcome(NamedTuple):
     """What a run left.
 
@@ -46,16 +47,18 @@ def run(scenario: Scenario, folder: Path, **settings: Any) -> Outcome:
     pl.seed_everything(0, verbose=False)
     module = scenario.module()
     before = process_state() | module_state(module)
-    trainer = pl.Trainer(
-        **{**QUIET, "default_root_dir": folder, **settings, **scenario.trainer}
-    )
+    trainer = pl.Trainer(**{**QUIET, "default_root_dir": folder, **settings, **scenario.trainer})
     try:
         if scenario.raises is None:
             getattr(trainer, scenario.runs)(module, Data())
         else:
             with pytest.raises(scenario.raises):
                 getattr(trainer, scenario.runs)(module, Data())
-        drawn = {"python": random.random(), "numpy": np.random.rand(), "torch": torch.rand(()).item()}
+        drawn = {
+            "python": random.random(),
+            "numpy": np.random.rand(),
+            "torch": float(torch.rand(())),
+        }
         after = process_state() | module_state(module)
     finally:
         for number, handler in handlers.items():  # Lightning leaves SIGINT ignored
@@ -86,17 +89,18 @@ def process_state() -> dict[str, Any]:
         "children": len(multiprocessing.active_children()),
         "signals": {n: signal.getsignal(n) for n in signal.valid_signals()},
         "descriptors": Counter(
-            os.readlink(one) for one in descriptors.iterdir() if one.is_symlink()
+            str(one.readlink()) for one in descriptors.iterdir() if one.is_symlink()
         ) if descriptors.exists() else None,
         "environment": dict(os.environ),
         "filters": list(warnings.filters),
         "showwarning": warnings.showwarning,
         "excepthooks": (sys.excepthook, threading.excepthook, sys.unraisablehook),
         "tracing": (sys.gettrace(), sys.getprofile()),
-        "collecting": (gc.isenabled(), gc.get_threshold(), list(gc.callbacks), gc.get_freeze_count()),
+        "collecting": (gc.isenabled(), gc.get_threshold(), list(gc.callbacks)),
         "dtype": torch.get_default_dtype(),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()),
-        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
+        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "anomalies": torch.is_anomaly_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch functions": torch._C._len_torch_function_stack(),
         "torch threads": torch.get_num_threads(),
@@ -116,7 +120,8 @@ def module_state(module: torch.nn.Module) -> dict[str, Any]:
     hooks = {
         f"{name}.{kind}": len(held)
         for name, part in module.named_modules()
-        for kind, held in vars(part).items() if kind.endswith("_hooks") or "_hooks_" in kind
+        for kind, held in vars(part).items()
+        if kind.endswith("_hooks") or "_hooks_" in kind
     }
     attributes = {name: sorted(vars(part)) for name, part in module.named_modules() if name}
     tensors = {
@@ -131,9 +136,11 @@ def module_state(module: torch.nn.Module) -> dict[str, Any]:
 def trainer_state(trainer: pl.Trainer) -> dict[str, Any]:
     """What was put over methods of Lightning's objects and of optimizers."""
     loop = trainer.fit_loop.epoch_loop
-    objects = (trainer, trainer.strategy, loop, loop.automatic_optimization, loop.manual_optimization)
-    covered = [sorted(n for n in vars(one) if callable(getattr(type(one), n, None))
-                      and not isinstance(vars(type(one)).get(n), property)) for one in objects]
+    ways = (loop.automatic_optimization, loop.manual_optimization)
+    covered = [
+        sorted(name for name in vars(one) if callable(getattr(type(one), name, None)))
+        for one in (trainer, trainer.strategy, loop, *ways)
+    ]
     optimizers = [
         (sorted(n for n in vars(one) if n != "_zero_grad_profile_name"),
          len(one._optimizer_step_pre_hooks), len(one._optimizer_step_post_hooks))

@@ -185,7 +185,5 @@ SCENARIOS: dict[str, Scenario] = {
     "interrupted in validation": Scenario(
         lambda: Failing("validation_step", interrupt, 4), raises=SystemExit
     ),
-    "fails in test": Scenario(
-        lambda: Failing("test_step", fail), runs="test", raises=PlannedError
-    ),
+    "fails in test": Scenario(lambda: Failing("test_step", fail), runs="test", raises=PlannedError),
 }

@@ -25,7 +25,10 @@ PUBLIC = {
 }
 KEYS = [key for key in PIECES if key in PUBLIC]  # of whom arguments are registered
 NONSENSE = [
-    (key, name, value) for key in KEYS for name, bad in PIECES[key].nonsense.items() for value in bad
+    (key, name, value)
+    for key in KEYS
+    for name, bad in PIECES[key].nonsense.items()
+    for value in bad
 ]
 
 

@@ -22,9 +22,7 @@ CALLBACKS = [key for key, piece in PIECES.items() if placed([piece.make(Path())]
 
 
 @pytest.mark.parametrize("key", PIECES)
-def test_one_instance_fits_twice(
-    key: str, bare: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_one_instance_fits_twice(key: str, bare: Callable[..., Outcome], tmp_path: Path) -> None:
     piece = PIECES[key]
     settings = piece.settings(tmp_path)
     for name in ("first", "second"):

@@ -59,7 +59,8 @@ class Gan(pl.LightningModule):
             if number == 0:
                 loss = F.softplus(-self.judge(fake)).mean()
             else:
-                loss = (F.softplus(-self.judge(batch)) + F.softplus(self.judge(fake.detach()))).mean()
+                judged = F.softplus(-self.judge(batch)) + F.softplus(self.judge(fake.detach()))
+                loss = judged.mean()
             self.log(f"loss_{number}", loss)
             optimizer.zero_grad()
             self.manual_backward(loss)
