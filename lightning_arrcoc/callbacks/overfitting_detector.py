@@ -251,7 +251,8 @@ class OverfittingDetector(ForTrainer):
             return
         self._warned.add(f"no {role}")
         known = sorted(metrics)
-        near = difflib.get_close_matches(name or "val/loss", known, n=1, cutoff=0.0)
+        enough = 0.0 if name else 0.6  # any name is near a misspelt one, few are a loss
+        near = difflib.get_close_matches(name or "val/loss", known, n=1, cutoff=enough)
         wanted = f"{name!r} was not logged by" if name else "no validation loss was found at"
         rank_zero_warn(
             f"OverfittingDetector: {wanted} this evaluation; it is waited for. "

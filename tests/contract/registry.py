@@ -78,11 +78,11 @@ GRADIENTS = {
 }  # fmt: skip
 SAVING = {
     "filename": ("../up", "/tmp/x", " "), "save_last": ("sometimes", "", 3),
-    "save_top_k": (-2, 1.5, True, "3"), "mode": ("sometimes", "", 3), "every_n_train_steps": (-1, "3"),
-    "every_n_epochs": (-1, "3"), "train_time_interval": (5, "1h"), "periodic_every_n_steps": COUNT,
-    "keep_periodic": (-2, 1.5, True, "3"), "on_save_error": (*WORD, None),
-    "max_save_errors": COUNT_OR_ZERO, "resume": (*WORD, None), "partial": WORD,
-    "signals": (["SIGKILL"], ["TERM"], [3]),
+    "save_top_k": (-2, 1.5, True, "3"), "mode": ("sometimes", "", 3),
+    "every_n_train_steps": (-1, "3"), "every_n_epochs": (-1, "3"), "train_time_interval": (5, "1h"),
+    "periodic_every_n_steps": COUNT, "keep_periodic": (-2, 1.5, True, "3"),
+    "on_save_error": (*WORD, None), "max_save_errors": COUNT_OR_ZERO, "resume": (*WORD, None),
+    "partial": WORD, "signals": (["SIGKILL"], ["TERM"], [3]),
 }  # fmt: skip
 OUT_OF_MEMORY = {
     "policy": (*WORD, None), "reduction": (*WORD, None), "raise_after": COUNT,

@@ -101,6 +101,7 @@ PROJECTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:OverfittingDetector. no validation loss")  # where it has none
 @pytest.mark.parametrize("name", PROJECTS)
 def test_projects_that_are_not_ours_run_with_all_of_them(name: str, tmp_path: Path) -> None:
     make, settings = PROJECTS[name]

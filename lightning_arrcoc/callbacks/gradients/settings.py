@@ -47,10 +47,10 @@ def checked_groups(groups: int | Sequence[str]) -> int | tuple[str, ...]:
     if isinstance(groups, int) and not isinstance(groups, bool):
         check_counts(0, groups=groups)
         return groups
-    is_list = isinstance(groups, Sequence) and not isinstance(groups, str)
-    if not is_list or not all(isinstance(glob, str) for glob in groups):
+    globs = list(groups) if isinstance(groups, Sequence) and not isinstance(groups, str) else [None]
+    if not all(isinstance(glob, str) for glob in globs):
         raise ValueError(
             f"groups={groups!r}; expected how many parts of a name make a group, or a list of "
             "globs such as ['*.attention.*', 'head.*']."
         )
-    return tuple(groups)
+    return tuple(map(str, globs))
