@@ -117,8 +117,20 @@ class Skipping(Plain):
         return None if batch_idx == 1 else loss
 
 
+class Fused(Plain):
+    """Its optimizer is told in its kernel what to leave out; a step fails when it is done."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.global_step == 2:
+            fail()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.01, fused=True)
+
+
 class Failing(Plain):
-    """Raises at its second call of a method."""
+    """Raises at a call of a method."""
 
     def __init__(self, method: str, fail: Callable[[], Any], call: int = 2) -> None:
         super().__init__()
@@ -173,6 +185,7 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: Failing("configure_optimizers", fail, 1), raises=PlannedError
     ),
     "fails in a step": Scenario(lambda: Failing("training_step", fail), raises=PlannedError),
+    "fails behind a fused step": Scenario(Fused, raises=PlannedError),
     "fails in the sanity check": Scenario(
         lambda: Failing("validation_step", fail, 1), raises=PlannedError
     ),
