@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_arrcoc.atomic import sweep_temporaries
+from lightning_arrcoc.callbacks.arguments import check_choice, check_counts
 from lightning_arrcoc.callbacks.emergency import Agreed, Requests
 from lightning_arrcoc.callbacks.resuming import RESUME, Loading, Resume
 from lightning_arrcoc.callbacks.retention import Series, refuse_tricks
@@ -98,15 +99,20 @@ class AtomicCheckpoint(VerifiedSaving):
         signals: Sequence[str] = SIGNALS,
     ) -> None:
         refuse_tricks(filename)
-        _refuse_unknown("on_save_error", on_save_error, ("raise", "warn"))
-        _refuse_unknown("resume", resume, RESUME)
-        _refuse_unknown("partial", partial, (None, "report"))
+        check_choice("on_save_error", on_save_error, ("raise", "warn"))
+        check_choice("resume", resume, RESUME)
+        check_choice("partial", partial, (None, "report"))
+        check_choice("save_last", save_last, (None, True, False, "link"))
         for name in signals:
-            _refuse_unknown("signals", name, SIGNALS)
-        if periodic_every_n_steps is not None and periodic_every_n_steps < 1:
-            raise ValueError(
-                f"periodic_every_n_steps={periodic_every_n_steps}; expected 1 or more."
-            )
+            check_choice("signals", name, SIGNALS)
+        given = {"every_n_train_steps": every_n_train_steps, "every_n_epochs": every_n_epochs}
+        check_counts(0, **{name: every for name, every in given.items() if every is not None})
+        if periodic_every_n_steps is not None:
+            check_counts(1, periodic_every_n_steps=periodic_every_n_steps)
+        check_counts(-1, save_top_k=save_top_k, keep_periodic=keep_periodic)
+        check_counts(0, max_save_errors=max_save_errors)
+        if not isinstance(train_time_interval, timedelta | None):
+            raise ValueError(f"train_time_interval={train_time_interval!r}; expected a timedelta.")
         if save_last == "link" and async_save:
             raise ValueError("save_last='link' would link to what is not written yet; use True.")
         super().__init__(
@@ -320,8 +326,3 @@ def sweep(folder: Path) -> list[Path]:
 
 def _is_trial(trainer: pl.Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))  # set out of mypy's sight
-
-
-def _refuse_unknown(name: str, value: object, known: Sequence[object]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}={value!r}; expected {', '.join(map(repr, known))}.")

@@ -9,10 +9,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.metric_names import nearest
 
 
-class CurriculumAdvance(pl.Callback):
+class CurriculumAdvance(ForTrainer):
     """Changes what a run trains on: its training source moves to the next stage when mastered.
 
     At the end of a training epoch the monitored metric is compared with the threshold; what is

@@ -10,12 +10,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.gradients.consequences import Consequences
 from lightning_arrcoc.callbacks.gradients.settings import Settings, checked_groups
 from lightning_arrcoc.callbacks.gradients.watched_run import WatchedRun
 
 
-class GradientMonitor(pl.Callback):
+class GradientMonitor(ForTrainer):
     """Observes gradients before every step; with a policy it withholds bad steps or stops the run.
 
     Norms are taken before clipping, once for each step of an optimizer, whatever it accumulates,
@@ -86,7 +87,9 @@ class GradientMonitor(pl.Callback):
         watch: Literal["gradients", "parameters", "all"] | None = None,
     ) -> None:
         self.settings = Settings(
-            consequences=Consequences(policy, spike_policy or policy, patience),
+            consequences=Consequences(
+                policy, policy if spike_policy is None else spike_policy, patience
+            ),
             sigma=sigma,
             window=window,
             warmup=window if warmup is None else warmup,

@@ -8,7 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_arrcoc.callbacks.arguments import check_counts, is_number
 from lightning_arrcoc.callbacks.asking import EmergencySave
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.unseen import say_unseen
 from lightning_arrcoc.events import record
 from lightning_arrcoc.memory.collecting import Collecting
@@ -22,7 +24,7 @@ OTHERS_EVERY_N_STEPS = 20
 """Chosen by us: the driver takes up to a millisecond to tell what other processes hold."""
 
 
-class MemoryGuard(pl.Callback):
+class MemoryGuard(ForTrainer):
     """Changes when memory is tidied up; warns, and asks for a checkpoint, before it runs out.
 
     Logs nothing; events tell what happened (`memory/cleaned`, `memory/warned`, `memory/critical`,
@@ -64,10 +66,13 @@ class MemoryGuard(pl.Callback):
         leak_window: int | None = 40,
         gc_every_n_steps: int | None = 50,
     ) -> None:
-        _refuse_below("cleanup_gib", cleanup_gib, 0)
-        _refuse_below("cleanup_every_n_steps", cleanup_every_n_steps, 1)
-        _refuse_below("leak_window", leak_window, 20)
-        _refuse_below("gc_every_n_steps", gc_every_n_steps, 1)
+        if cleanup_gib is not None and not (is_number(cleanup_gib) and cleanup_gib >= 0):
+            raise ValueError(f"cleanup_gib={cleanup_gib!r}; expected 0 or more, or None for never.")
+        check_counts(1, cleanup_every_n_steps=cleanup_every_n_steps)
+        if leak_window is not None:
+            check_counts(20, leak_window=leak_window)
+        if gc_every_n_steps is not None:
+            check_counts(1, gc_every_n_steps=gc_every_n_steps)
         self.warning, self.critical, self.leak_window = warning, critical, leak_window
         self.cleanup_gib, self.cleanup_every_n_steps = cleanup_gib, cleanup_every_n_steps
         self._levels = Levels(warning, critical)
@@ -223,8 +228,3 @@ class MemoryGuard(pl.Callback):
 
 def _who(trainer: pl.Trainer) -> str:
     return f"Rank {trainer.global_rank}: " if trainer.world_size > 1 else ""
-
-
-def _refuse_below(name: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise ValueError(f"{name}={value}; expected {least} or more, or None to leave it out.")

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from rich.console import Console
 
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.unseen import say_unseen
 from lightning_arrcoc.memory.peaks import Peaks, Span, peaks_of
 from lightning_arrcoc.memory.ranks import Ranks
@@ -21,7 +22,7 @@ COUNTS = ("retries", "ooms")
 FEW = ("allocated_peak_gib", "reserved_peak_gib", "device_gib", "rss_gib", "retries", "ooms")
 
 
-class MemoryMonitor(pl.Callback):
+class MemoryMonitor(ForTrainer):
     """Observes memory: a line of figures each `log_every_n_steps`, and a table at the end of fit.
 
     Nothing waits for the device: the allocator counts on the host, as it hands out. Its peak starts

@@ -8,11 +8,13 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_arrcoc.callbacks.arguments import check_counts
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.events import record
 from lightning_arrcoc.memory import history
 
 
-class MemorySnapshot(pl.Callback):
+class MemorySnapshot(ForTrainer):
     """Observes the CUDA allocator over some steps and writes what it did; logs nothing.
 
     `memory-steps=A-B.pickle` is what pytorch.org/memory_viz takes, `memory-steps=A-B.html` the same
@@ -36,10 +38,10 @@ class MemorySnapshot(pl.Callback):
         dirpath: str | Path | None = None,
         entries: int = history.ENTRIES,
     ) -> None:
-        if not 0 <= start < stop:
-            raise ValueError(f"start={start}, stop={stop}; expected 0 <= start < stop.")
-        if entries < 1:
-            raise ValueError(f"entries={entries}; expected 1 or more.")
+        check_counts(0, start=start, stop=stop)
+        if start >= stop:
+            raise ValueError(f"start={start}, stop={stop}; expected start < stop.")
+        check_counts(1, entries=entries)
         self.start, self.stop, self.dirpath, self.entries = start, stop, dirpath, entries
         self._recording = False
 

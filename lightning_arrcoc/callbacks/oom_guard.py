@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_arrcoc.callbacks.arguments import check_choice, check_counts
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.micro_batches import Aside, Step, guard_closures, release_closures
 from lightning_arrcoc.callbacks.oom_witness import Witness, usual_samples
 from lightning_arrcoc.callbacks.reducing import Reducing
@@ -33,7 +35,7 @@ TOLD = "_told_by_oom_guard"  # on errors whose cause was said
 NORMALISATION = torch.nn.modules.batchnorm._BatchNorm
 
 
-class OOMGuard(pl.Callback):
+class OOMGuard(ForTrainer):
     """Stops a run out of memory with its cause, or changes the step so that it goes on.
 
     Logs nothing; events tell what happened (`memory/ran_out`, `memory/batch_skipped`,
@@ -81,16 +83,10 @@ class OOMGuard(pl.Callback):
         reports: int = 3,
         history_entries: int = history.ENTRIES,
     ) -> None:
-        if policy not in POLICIES:
-            raise ValueError(f"policy={policy!r}; expected one of {', '.join(POLICIES)}.")
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction={reduction!r}; expected one of {', '.join(REDUCTIONS)}.")
-        if raise_after < 1:
-            raise ValueError(f"raise_after={raise_after}; expected 1 or more.")
-        if min(reports, history_entries) < 0:
-            raise ValueError(
-                f"reports={reports}, history_entries={history_entries}; expected 0 or more."
-            )
+        check_choice("policy", policy, POLICIES)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_counts(1, raise_after=raise_after)
+        check_counts(0, reports=reports, history_entries=history_entries)
         self.policy, self.reduction = policy, reduction
         self.splitter = Splitter(reduction, raise_after)
         self._witness = Witness(reports, history_entries)

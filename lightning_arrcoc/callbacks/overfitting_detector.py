@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.metric_names import nearest
 from lightning_arrcoc.callbacks.overfitting_signs import (
     GAP_EVALUATIONS,
@@ -42,7 +43,7 @@ class Best(NamedTuple):
     epoch: int
 
 
-class OverfittingDetector(pl.Callback):
+class OverfittingDetector(ForTrainer):
     """Watches validation for four signs of overfitting, and warns or stops.
 
     Judged at the end of every validation of `fit`, sanity checks apart:
@@ -252,7 +253,7 @@ class OverfittingDetector(pl.Callback):
         wanted = f"{name!r} was not logged by" if name else "no validation loss was found at"
         rank_zero_warn(
             f"OverfittingDetector: {wanted} this evaluation; it is waited for. "
-            + nearest(role, name or "val/loss", metrics)
+            + nearest(role, name or "val/loss", metrics, similar=0.0 if name else 0.6)
         )
 
     # ----------------------------------------------------------------------- what follows from it

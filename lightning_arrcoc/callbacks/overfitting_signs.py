@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+from lightning_arrcoc.callbacks.arguments import check_counts, is_number
+
 GAP_EVALUATIONS = 8  # chosen by us: fewer, and the noise of one evaluation decides
 # Of a slope over its standard error. With 8 evaluations of pure noise it is exceeded in one window
 # of a hundred (Student's t, 6 degrees of freedom, one side).
@@ -110,8 +112,8 @@ class Apart(Sign):
 
     def __init__(self, ratio: float = 2.0) -> None:
         super().__init__()
-        if not ratio > 1:
-            raise ValueError(f"ratio={ratio}; expected more than 1.")
+        if not (is_number(ratio) and ratio > 1):
+            raise ValueError(f"ratio={ratio!r}; expected more than 1.")
         self.ratio = ratio
 
     @property
@@ -143,8 +145,8 @@ class Diverging(Sign):
 
     def __init__(self, growth: float = 0.2, window: int = GAP_EVALUATIONS) -> None:
         super().__init__()
-        if not growth > 0:
-            raise ValueError(f"gap={growth}; expected more than 0.")
+        if not (is_number(growth) and growth > 0):
+            raise ValueError(f"gap={growth!r}; expected more than 0.")
         self.growth = growth
         self.gaps: deque[float] = deque(maxlen=_at_least(4, gap_window=window))
         self.val_losses: deque[float] = deque(maxlen=window)
@@ -187,8 +189,8 @@ class Stuck(Sign):
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
         super().__init__()
-        if not min_delta >= 0:
-            raise ValueError(f"min_delta={min_delta}; expected 0 or more.")
+        if not (is_number(min_delta) and min_delta >= 0):
+            raise ValueError(f"min_delta={min_delta!r}; expected 0 or more.")
         self.patience, self.min_delta = _at_least(1, patience=patience), min_delta
         self.best = math.inf
         self.figure = 0.0
@@ -216,7 +218,6 @@ def _line(values: list[float]) -> tuple[float, float]:
 
 
 def _at_least(least: int, **named: int) -> int:
-    ((name, value),) = named.items()
-    if value < least:
-        raise ValueError(f"{name}={value}; expected {least} or more.")
+    check_counts(least, **named)
+    (value,) = named.values()
     return value

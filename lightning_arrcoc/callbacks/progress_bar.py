@@ -7,8 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 
-class MetricsProgressBar(RichProgressBar):
+
+class MetricsProgressBar(ForTrainer, RichProgressBar):
     """Lightning's rich progress bar without the logger's version, or a last epoch that is none.
 
     Changes nothing in a run and logs nothing; takes what `RichProgressBar` takes.

@@ -9,13 +9,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_arrcoc.callbacks.arguments import check_counts, is_number
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.throughput.clocks import clock_of
 from lightning_arrcoc.callbacks.throughput.counting import Count
 from lightning_arrcoc.callbacks.throughput.ledger import SmoothedLoss
 from lightning_arrcoc.callbacks.throughput.measured_run import MeasuredRun, Settings
 
 
-class ThroughputMonitor(pl.Callback):
+class ThroughputMonitor(ForTrainer):
     """Observes the pace of training: a line of figures each `log_every_n_steps`.
 
     Nothing waits for the device. On CUDA times are those of its stream, between events that are
@@ -91,15 +93,17 @@ class ThroughputMonitor(pl.Callback):
         straggler_share: float = 0.1,
         straggler_windows: int = 3,
     ) -> None:
-        for name, value, least in (
-            ("every_n_steps", every_n_steps, 1), ("warmup_steps", warmup_steps, 0),
-            ("smoothing_steps", smoothing_steps, 1), ("straggler_windows", straggler_windows, 1),
-        ):  # fmt: skip
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}; expected {least} or more.")
-        for name, number in (("peak_flops", peak_flops), ("straggler_share", straggler_share)):
-            if number is not None and not number > 0:
-                raise ValueError(f"{name}={number}; expected a number above 0.")
+        if every_n_steps is not None:
+            check_counts(1, every_n_steps=every_n_steps)
+        check_counts(1, smoothing_steps=smoothing_steps, straggler_windows=straggler_windows)
+        check_counts(0, warmup_steps=warmup_steps)
+        shares = [("straggler_share", straggler_share)]
+        for name, number in [*shares, ("peak_flops", 1.0 if peak_flops is None else peak_flops)]:
+            if not is_number(number) or number <= 0:
+                raise ValueError(f"{name}={number!r}; expected a number above 0.")
+        for name, count in (("samples", samples), ("tokens", tokens)):
+            if count is not None and not callable(count):
+                raise ValueError(f"{name}={count!r}; expected a function of a batch.")
         self.settings = Settings(
             every_n_steps, samples, tokens, peak_flops, warmup_steps, smoothing_steps, perplexity,
             straggler_share, straggler_windows,

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_arrcoc.architecture import architecture_of
+from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.metric_names import nearest
 from lightning_arrcoc.callbacks.retention import Series, remember, restore
 from lightning_arrcoc.events import record
@@ -29,7 +30,7 @@ class SaveError(OSError):
     is_counted = False
 
 
-class VerifiedSaving(ModelCheckpoint):
+class VerifiedSaving(ForTrainer, ModelCheckpoint):
     """`ModelCheckpoint` over `AtomicCheckpointIO`: what fails leaves it as it was.
 
     Where rank zero alone writes, an error there would leave the others waiting; so it is held back

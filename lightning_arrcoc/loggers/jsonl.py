@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -25,7 +24,10 @@ from lightning_arrcoc.loggers.jsonl_file import LOG, JsonlFile
 from lightning_arrcoc.loggers.redaction import Redactor
 from lightning_arrcoc.provenance import describe_run
 
-HEARD = ("lightning_arrcoc", "lightning", "lightning.pytorch", "lightning.fabric")
+HEARD = (
+    "lightning_arrcoc", "lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning",
+    "lightning_fabric",
+)  # fmt: skip
 
 
 class JsonlLogger(Logger):
@@ -50,6 +52,9 @@ class JsonlLogger(Logger):
     and parameters; ``run/ended`` how it ended. A run without one was killed, or goes on. Python's
     warnings are heard while a run lasts, as is what Lightning and this package say by `logging`.
 
+    The Trainer of the package `pytorch_lightning` and Fabric may have it as well; with Fabric
+    nobody tells of steps but what is logged.
+
     A line is handed to the system at once and in one piece. Rank zero writes ``log.jsonl`` with
     metrics and events; other ranks their events to ``log.rank1.jsonl`` and so on. A full disk costs
     lines and one warning, not the run. Secrets are hidden: what is named key, token, password or
@@ -59,6 +64,9 @@ class JsonlLogger(Logger):
         save_dir, name, version: the folder is ``save_dir/name/version_0``, the first number that is
             free; a version that is given as text is a folder's name. An existing log is gone on
             with.
+
+    Raises:
+        ValueError: a name or version that no folder can have.
     """
 
     def __init__(
@@ -68,10 +76,15 @@ class JsonlLogger(Logger):
         version: int | str | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(name, str):
+            raise ValueError(f"name={name!r}; expected a folder's name.")
+        is_number = isinstance(version, int) and not isinstance(version, bool) and version >= 0
+        if not (version is None or is_number or isinstance(version, str)):
+            raise ValueError(f"version={version!r}; expected 0 or more, a folder's name, or None.")
         self._save_dir, self._name, self._version = str(save_dir), name, version
         self._hide = Redactor()
         self._file: JsonlFile | None = None
-        self._module: weakref.ref[pl.LightningModule] | None = None
+        self._module: weakref.ref[torch.nn.Module] | None = None
         self._listening: _Listening | None = None
         self._complained = self._writing = False
 
@@ -125,8 +138,7 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def log_graph(self, model: torch.nn.Module, input_array: Tensor | None = None) -> None:
         """Lightning says so at the start of every run: its header is written."""
-        if isinstance(model, pl.LightningModule):
-            self._module = weakref.ref(model)
+        self._module = weakref.ref(model)
         if self._listening is None:
             self._listening = _Listening(self)
         counts = [(p.numel(), p.requires_grad) for p in model.parameters()]

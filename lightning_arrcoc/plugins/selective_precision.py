@@ -95,7 +95,8 @@ class SelectivePrecision(FSDPPrecision):
                 f"precision={precision!r}; expected one of {', '.join(DTYPES)}. For others pass "
                 "Trainer(precision=...) without this plugin."
             )
-        if isinstance(keep_fp32, str) or not all(isinstance(word, str) for word in keep_fp32):
+        is_list = isinstance(keep_fp32, Sequence) and not isinstance(keep_fp32, str)
+        if not is_list or not all(isinstance(word, str) for word in keep_fp32):
             raise TypeError(f"keep_fp32={keep_fp32!r}; expected a list such as ['*.balancer'].")
         if scaler is not None and precision != "16-mixed":
             raise ValueError(f"{precision} needs no scaler; leave it out, or take '16-mixed'.")
@@ -225,6 +226,16 @@ class SelectivePrecision(FSDPPrecision):
                 "`with full_precision():` around it, from lightning_arrcoc.plugins."
             )
         return super().pre_backward(tensor, module)
+
+    def backward(  # type: ignore[override]
+        self, tensor: Tensor, model: LightningModule, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """With autocast off, which would lower an island's gradients.
+
+        Manual optimization steps back within `training_step`, where it is on.
+        """
+        with torch.autocast(self._device_type, enabled=False):
+            super().backward(tensor, model, optimizer, *args, **kwargs)
 
     def optimizer_step(  # type: ignore[override]
         self,

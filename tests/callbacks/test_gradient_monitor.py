@@ -623,7 +623,7 @@ def test_histograms_are_drawn_on_request_alone() -> None:
         ({"groups": "head.*"}, r"groups='head.\*'; expected how many parts"),
         ({"groups": True}, "groups=True; expected"),
         ({"update_ratio_every_n_steps": 1.5}, "update_ratio_every_n_steps=1.5; expected"),
-        ({"watch": "weights"}, "watch='weights'; expected gradients"),
+        ({"watch": "weights"}, "watch='weights'; expected one of None, gradients"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings: Any, words: str) -> None:

@@ -111,7 +111,7 @@ def test_without_a_device_nothing_is_written_and_that_is_said(
 
 @pytest.mark.parametrize("steps", [(3, 3), (5, 2), (-1, 2)])
 def test_steps_that_are_no_range_are_refused(steps: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="0 <= start < stop"):
+    with pytest.raises(ValueError, match="start="):
         MemorySnapshot(*steps)
 
 

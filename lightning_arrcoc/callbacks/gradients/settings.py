@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lightning_arrcoc.callbacks.arguments import check_choice, check_counts, is_number
 from lightning_arrcoc.callbacks.gradients.consequences import Consequences
 
 POLICIES = ("log", "skip", "stop")
@@ -26,23 +27,15 @@ class Settings(NamedTuple):
     def check(self) -> None:
         """Raise ValueError where one is out of range."""
         for name, policy in self.consequences._asdict().items():
-            if name != "patience" and policy not in POLICIES:
-                raise ValueError(f"{name}={policy!r}; expected one of {', '.join(POLICIES)}.")
+            if name != "patience":
+                check_choice(name, policy, POLICIES)
         check_counts(1, patience=self.consequences.patience)
         check_counts(2, window=self.window)
         every = self.update_ratio_every_n_steps
         check_counts(0, warmup=self.warmup, update_ratio_every_n_steps=every)
-        if isinstance(self.sigma, bool) or not self.sigma > 0:
+        if not (is_number(self.sigma) and self.sigma > 0):
             raise ValueError(f"sigma={self.sigma!r}; expected a number above 0.")
-        if self.watch not in WATCHED:
-            raise ValueError(f"watch={self.watch!r}; expected gradients, parameters or all.")
-
-
-def check_counts(least: int, **counts: Any) -> None:
-    """Raise ValueError unless all are whole numbers that are large enough."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}; expected a whole number, {least} or more.")
+        check_choice("watch", self.watch, WATCHED)
 
 
 def checked_groups(groups: int | Sequence[str]) -> int | tuple[str, ...]:
@@ -54,9 +47,10 @@ def checked_groups(groups: int | Sequence[str]) -> int | tuple[str, ...]:
     if isinstance(groups, int) and not isinstance(groups, bool):
         check_counts(0, groups=groups)
         return groups
-    if isinstance(groups, str | bool) or not all(isinstance(glob, str) for glob in groups):
+    globs = list(groups) if isinstance(groups, Sequence) and not isinstance(groups, str) else [None]
+    if not all(isinstance(glob, str) for glob in globs):
         raise ValueError(
             f"groups={groups!r}; expected how many parts of a name make a group, or a list of "
             "globs such as ['*.attention.*', 'head.*']."
         )
-    return tuple(groups)
+    return tuple(map(str, globs))
