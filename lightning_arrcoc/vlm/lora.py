@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
@@ -108,6 +108,38 @@ def base_alone(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
         backbone.enable_adapters()
         for name, value in lora_parameters(backbone).items():
             value.requires_grad_(learning[name])  # peft switches these as well
+
+
+class Adapters(NamedTuple):
+    """Adapters outside their backbone.
+
+    Attributes:
+        layers: by their places; each holds the backbone's own layer.
+        settings: peft's.
+    """
+
+    layers: dict[str, nn.Module]
+    settings: Any
+
+
+def take_out_lora(backbone: Qwen3VLForConditionalGeneration) -> Adapters:
+    """Leave the stock model, module for module; `put_in_lora` undoes it."""
+    layers = {
+        name: module for name, module in backbone.named_modules() if hasattr(module, "base_layer")
+    }
+    for name, module in layers.items():
+        backbone.set_submodule(name, module.base_layer)
+    settings = vars(backbone).pop("peft_config")
+    del backbone._hf_peft_config_loaded  # the class's own word, that there is none, counts again
+    return Adapters(layers, settings)
+
+
+def put_in_lora(backbone: Qwen3VLForConditionalGeneration, adapters: Adapters) -> None:
+    """Put adapters back to where `take_out_lora` took them from."""
+    backbone.peft_config = adapters.settings
+    backbone._hf_peft_config_loaded = True
+    for name, module in adapters.layers.items():
+        backbone.set_submodule(name, module)
 
 
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
