@@ -6,6 +6,7 @@ Nothing that a checkpoint names is imported or called: its words choose among ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -42,7 +43,8 @@ class LoraSettings(NamedTuple):
     targets: tuple[str, ...]
 
 
-class Blueprint(NamedTuple):
+@dataclass(frozen=True)
+class Blueprint:
     """What a small network of ours is built by.
 
     Attributes:
@@ -104,7 +106,7 @@ def blueprint_of(checkpoint: Mapping[str, Any]) -> Blueprint:
         _any_starts(weights, ADAPTIVE),
         told.get("query_blind") is True,
         told.get("coarse") is not False,
-        Blueprint._field_defaults["temperature"] if temperature is None else temperature,
+        Blueprint.temperature if temperature is None else temperature,
     )
 
 

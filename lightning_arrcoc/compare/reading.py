@@ -198,7 +198,7 @@ def _examine(
             f"The network of {entry.name!r} cannot be told from the checkpoint ({error}). Register "
             "it with arr_coc=, what builds that network."
         ) from None
-    build: Builder | None = entry.build or blueprint
+    build = entry.build or blueprint
     assert build is not None
     return Description(manifest, blueprint, lora, _bytes(small)), build
 

@@ -32,10 +32,9 @@ class Registry:
             UnknownCheckpointError: nothing.
         """
         if not isinstance(name, str) or name not in self._entries:
-            known = self.names
+            first, more = ", ".join(self.names[:MOST_NAMED]), len(self.names) > MOST_NAMED
             raise UnknownCheckpointError(
-                f"There is no checkpoint {name!r:.80}; expected one of {', '.join(known[:MOST_NAMED])}"
-                f"{' ...' if len(known) > MOST_NAMED else ''}."
+                f"There is no checkpoint {name!r:.80}; expected one of {first}{', ...' * more}."
             )
         return self._entries[name]
 
@@ -54,15 +53,16 @@ class Registry:
     def add_folder(self, folder: str | Path) -> list[str]:
         """Every checkpoint below a folder, named by its path there without its suffix.
 
-        Hidden files, links that lead out of the folder and sharded checkpoints, which are folders,
-        are left out.
+        One that is called like a built-in contestant keeps its suffix. Hidden files, names that
+        cannot be shown, links that lead out of the folder and sharded checkpoints, which are
+        folders, are left out.
 
         Returns:
             Their names, in order.
 
         Raises:
             MissingCheckpointError: there is no such folder.
-            ValueError: a name is bad, or taken by a file elsewhere.
+            ValueError: a name is taken by a file elsewhere.
         """
         root = Path(folder).resolve()
         if not root.is_dir():
@@ -71,17 +71,24 @@ class Registry:
         for path in root.rglob(f"*{SUFFIX}"):
             inside = path.relative_to(root)
             hidden = any(part.startswith(".") for part in inside.parts)
-            if not hidden and path.is_file() and path.resolve().is_relative_to(root):
-                found.append(Registered(inside.with_suffix("").as_posix(), path, root))
+            name = inside.with_suffix("").as_posix()
+            name = inside.as_posix() if name in BUILT_IN else name
+            is_here = path.is_file() and path.resolve().is_relative_to(root)
+            if not hidden and is_here and _can_be_shown(name):
+                found.append(Registered(name, path, root))
         for entry in sorted(found):
             self._add(entry)
         return sorted(entry.name for entry in found)
 
     def _add(self, entry: Registered) -> None:
         name = entry.name
-        if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        if not _can_be_shown(name):
             raise ValueError(f"name={name!r:.80}; expected 1 to {LONGEST_NAME} printable letters.")
         if name in BUILT_IN:
             raise ValueError(f"{name!r} is a contestant that is there always; choose another name.")
         if self._entries.setdefault(name, entry).path != entry.path:
             raise ValueError(f"{name!r} is the name of another checkpoint already.")
+
+
+def _can_be_shown(name: str) -> bool:
+    return bool(name.strip()) and len(name) <= LONGEST_NAME and name.isprintable()

@@ -1,0 +1,117 @@
+"""Checkpoints of several architectures on the embedded backbone, written as fit writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL
+from lightning_arrcoc.compare import CheckpointComparator
+from lightning_arrcoc.objectives import HardChoice
+from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
+from lightning_arrcoc.plugins.manifest import STAMPS
+from lightning_arrcoc.relevance import (
+    FixedTensions,
+    Knowing,
+    TextureGenerator,
+    TokenAllocator,
+    build_realizer,
+)
+from lightning_arrcoc.vlm.loading import load_backbone
+from lightning_arrcoc.vlm.lora import add_lora, lora_parameters
+from lightning_arrcoc.weights import belongings, trained_weights
+
+CANVAS = (128, 96)
+QUESTION = "Which digit is red?"
+Save = Callable[..., Path]
+
+ARCHITECTURES: dict[str, Any] = {
+    "core": build_realizer,
+    "forty": partial(build_realizer, texture=TextureGenerator("full")),
+    "fixed": partial(
+        build_realizer,
+        knowing=partial(Knowing, scorers=["information", "participatory"]),
+        balancer=FixedTensions(0.6, 0.0, 1.0),
+        allocator=TokenAllocator(coarse=False, temperature=0.5),
+        query_blind=True,
+    ),
+    "adapted": build_realizer,
+}
+
+
+def canvas(seed: int = 0) -> Image.Image:
+    pixels = torch.randint(
+        256, (CANVAS[1], CANVAS[0], 3), generator=torch.Generator().manual_seed(seed)
+    )
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def trained(
+    arr_coc: Any = build_realizer, seed: int = 0, lora: Any = None, folder: str = "tiny"
+) -> ArrCocQwen3VL:
+    """A model whose small weights are as far from fresh ones as training would bring them."""
+    model = ArrCocQwen3VL.from_pretrained(folder, arr_coc=arr_coc, lora=lora, dtype="float32")
+    generator = torch.Generator().manual_seed(seed)
+    small = [*model.arr_coc.parameters(), *lora_parameters(model.backbone).values()]
+    with torch.no_grad():
+        for weight in small:
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+def content_of(model: ArrCocQwen3VL, step: int = 7, **more: Any) -> dict[str, Any]:
+    """What a run's checkpoint holds of a model, and as much besides as an optimizer would."""
+    module = ArrCocModule(model, objective=HardChoice(seed=0))
+    weights = trained_weights(model, "arr_coc")
+    content = {
+        "state_dict": weights,
+        "global_step": step,
+        "optimizer_states": [{name: value.clone() for name, value in weights.items()}],
+        STAMPS: {"architecture": {"own": module.architecture()}, "metrics": {"val/kept": 0.25}},
+    }
+    return content | belongings(model, "arr_coc") | more
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one of each architecture."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for seed, (name, arr_coc) in enumerate(ARCHITECTURES.items()):
+        lora = partial(add_lora, rank=2, alpha=6) if name == "adapted" else None
+        write_checkpoint(content_of(trained(arr_coc, seed, lora)), folder / f"{name}.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded() -> ArrCocQwen3VL:
+    """One backbone for all tests."""
+    return ArrCocQwen3VL.from_pretrained("tiny", dtype="float32", budget=0.5).eval()
+
+
+@pytest.fixture
+def comparator(loaded: ArrCocQwen3VL, checkpoints: Path) -> CheckpointComparator:
+    made = CheckpointComparator(loaded, max_loaded=2, max_new_tokens=3)
+    made.register_folder(checkpoints)
+    return made
+
+
+@pytest.fixture(scope="session")
+def stock() -> Any:
+    """The backbone that nobody swaps anything into."""
+    return load_backbone("tiny", dtype="float32")
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert list(one) == list(other)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
