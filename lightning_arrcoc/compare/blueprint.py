@@ -1,4 +1,4 @@
-"""Which small network a checkpoint's weights belong to, and that network without weights.
+"""Which small network a checkpoint's weights belong to.
 
 Nothing that a checkpoint names is imported or called: its words choose among our own parts.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -75,13 +75,6 @@ class Blueprint:
             allocator=TokenAllocator(coarse=self.coarse, temperature=self.temperature),
             query_blind=self.query_blind,
         )
-
-
-@lru_cache(maxsize=16)
-def skeleton(build: Builder, query_dim: int) -> RelevanceRealizer:
-    """The network without memory for its weights; it is to be copied and not to be changed."""
-    with torch.device("meta"):
-        return build(query_dim)
 
 
 def blueprint_of(checkpoint: Mapping[str, Any]) -> Blueprint:

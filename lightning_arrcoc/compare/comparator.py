@@ -183,12 +183,12 @@ class CheckpointComparator:
         except MissingCheckpointError:
             self._store.drop(entry.name)
             raise
-        weights = self._store.get(entry.name, stamp)
-        if weights is None:
-            weights = read(entry, self._identity, self._store.make_room)
-            self._store.put(entry.name, weights)
+        kept = self._store.get(entry.name, stamp)
+        weights = kept or read(entry, self._identity, self._store.make_room)
         with self._swapper.swapped(entry.name, weights):
-            del weights  # the store may forget them now
+            if kept is None:  # only what fits
+                self._store.put(entry.name, weights)
+            del kept, weights
             yield
 
     # -------------------------------------------------------------------------------- comparing

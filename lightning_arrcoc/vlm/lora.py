@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
@@ -110,36 +110,35 @@ def base_alone(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
             value.requires_grad_(learning[name])  # peft switches these as well
 
 
-class Adapters(NamedTuple):
-    """Adapters outside their backbone.
+class Adapters:
+    """Adapters that can be taken out of their backbone, which then is the stock model again.
 
-    Attributes:
-        layers: by their places; each holds the backbone's own layer.
-        settings: peft's.
+    Module for module: nothing is copied, and nothing is computed differently for having had them.
     """
 
-    layers: dict[str, nn.Module]
-    settings: Any
+    def __init__(self, backbone: Qwen3VLForConditionalGeneration) -> None:
+        self.backbone = backbone
+        self.settings = getattr(backbone, "peft_config", {})
+        self.places: list[tuple[nn.Module, str, Any]] = []
+        for name, module in backbone.named_modules():
+            if hasattr(module, "base_layer"):
+                parent, _, leaf = name.rpartition(".")
+                self.places.append((backbone.get_submodule(parent), leaf, module))
 
+    def take_out(self) -> None:
+        """Leave the stock model."""
+        for parent, leaf, module in self.places:
+            setattr(parent, leaf, module.base_layer)
+        vars(self.backbone).pop("peft_config", None)
+        # The class's own word, that there is none, counts again.
+        vars(self.backbone).pop("_hf_peft_config_loaded", None)
 
-def take_out_lora(backbone: Qwen3VLForConditionalGeneration) -> Adapters:
-    """Leave the stock model, module for module; `put_in_lora` undoes it."""
-    layers = {
-        name: module for name, module in backbone.named_modules() if hasattr(module, "base_layer")
-    }
-    for name, module in layers.items():
-        backbone.set_submodule(name, module.base_layer)
-    settings = vars(backbone).pop("peft_config")
-    del backbone._hf_peft_config_loaded  # the class's own word, that there is none, counts again
-    return Adapters(layers, settings)
-
-
-def put_in_lora(backbone: Qwen3VLForConditionalGeneration, adapters: Adapters) -> None:
-    """Put adapters back to where `take_out_lora` took them from."""
-    backbone.peft_config = adapters.settings
-    backbone._hf_peft_config_loaded = True
-    for name, module in adapters.layers.items():
-        backbone.set_submodule(name, module)
+    def put_in(self) -> None:
+        """Have them back where they were."""
+        self.backbone.peft_config = self.settings
+        self.backbone._hf_peft_config_loaded = True
+        for parent, leaf, module in self.places:
+            setattr(parent, leaf, module)
 
 
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:

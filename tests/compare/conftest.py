@@ -23,7 +23,6 @@ from lightning_arrcoc.relevance import (
     TokenAllocator,
     build_realizer,
 )
-from lightning_arrcoc.vlm.loading import load_backbone
 from lightning_arrcoc.vlm.lora import add_lora, lora_parameters
 from lightning_arrcoc.weights import belongings, trained_weights
 
@@ -101,17 +100,35 @@ def comparator(loaded: ArrCocQwen3VL, checkpoints: Path) -> CheckpointComparator
     return made
 
 
-@pytest.fixture(scope="session")
-def stock() -> Any:
-    """The backbone that nobody swaps anything into."""
-    return load_backbone("tiny", dtype="float32")
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Writes a checkpoint of a model, or of a fresh one on the core channels."""
+
+    def write(
+        name: str = "one", model: ArrCocQwen3VL | None = None, seed: int = 0, **more: Any
+    ) -> Path:
+        path = tmp_path / f"{name}.ckpt"
+        write_checkpoint(content_of(model or trained(seed=seed), **more), path)
+        return path
+
+    return write
 
 
-def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
+@pytest.fixture
+def train() -> Callable[..., ArrCocQwen3VL]:
+    return trained
 
 
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert list(one) == list(other)
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+@pytest.fixture
+def content() -> Callable[..., dict[str, Any]]:
+    return content_of
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return canvas()
+
+
+@pytest.fixture
+def question() -> str:
+    return QUESTION
