@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from lightning_arrcoc.vlm.lora import add_lora, lora_parameters
 from lightning_arrcoc.weights import belongings, trained_weights
 
 CANVAS = (128, 96)
+WIDTH = 96  # of the embedded backbone
 QUESTION = "Which digit is red?"
 Save = Callable[..., Path]
 
@@ -51,16 +52,28 @@ def canvas(seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels.to(torch.uint8).numpy())
 
 
+@cache
+def untouched() -> ArrCocQwen3VL:
+    """The embedded backbone, loaded once."""
+    return ArrCocQwen3VL.from_pretrained("tiny", dtype="float32", budget=0.5).eval()
+
+
 def trained(
-    arr_coc: Any = build_realizer, seed: int = 0, lora: Any = None, folder: str = "tiny"
+    arr_coc: Any = build_realizer, seed: int = 0, lora: Any = None, folder: str | None = None
 ) -> ArrCocQwen3VL:
     """A model whose small weights are as far from fresh ones as training would bring them."""
-    model = ArrCocQwen3VL.from_pretrained(folder, arr_coc=arr_coc, lora=lora, dtype="float32")
-    generator = torch.Generator().manual_seed(seed)
-    small = [*model.arr_coc.parameters(), *lora_parameters(model.backbone).values()]
-    with torch.no_grad():
-        for weight in small:
-            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if folder is None and lora is None:
+            model = ArrCocQwen3VL(untouched().backbone, arr_coc(WIDTH))
+        else:
+            model = ArrCocQwen3VL.from_pretrained(
+                folder or "tiny", arr_coc=arr_coc, lora=lora, dtype="float32"
+            )
+        small = [*model.arr_coc.parameters(), *lora_parameters(model.backbone).values()]
+        with torch.no_grad():
+            for weight in small:
+                weight.add_(0.3 * torch.randn_like(weight))
     return model.eval()
 
 
@@ -90,7 +103,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def loaded() -> ArrCocQwen3VL:
     """One backbone for all tests."""
-    return ArrCocQwen3VL.from_pretrained("tiny", dtype="float32", budget=0.5).eval()
+    return untouched()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL
+from lightning_arrcoc import ArrCocQwen3VL
 from lightning_arrcoc.compare import CheckpointComparator, CompareError, reading
 from lightning_arrcoc.compare.blueprint import blueprint_of
 from lightning_arrcoc.compare.errors import (
@@ -72,8 +72,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(
 def test_a_trained_backbone_is_no_contestant(
     alone: CheckpointComparator, loaded: ArrCocQwen3VL, tmp_path: Path
 ) -> None:
-    module = ArrCocModule(ArrCocQwen3VL.from_pretrained("tiny"), trains="backbone")
-    state = trained_weights(module.model, "backbone")
+    state = trained_weights(loaded, "backbone")
     write_checkpoint({"state_dict": state}, tmp_path / "one.ckpt")
     assert "holds no weights of ARR-COC" in str(refusal(alone, tmp_path / "one.ckpt"))
 
