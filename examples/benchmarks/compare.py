@@ -14,7 +14,7 @@ round after round.
 
 *ms*: until the model with the next checkpoint's weights can be asked, the median of a round. *MiB*:
 the process's resident set with one model, before the first change and at most, mapped files among
-it. The ratio is to *reload, cleaned*, round by round. "2b" has the true dimensions of Qwen3-VL-2B
+it. The ratio is to *reload*, round by round. "2b" has the true dimensions of Qwen3-VL-2B
 and random weights in bf16, written to a temporary folder first (4 GB); files come from the system's
 cache, which is a reload's best case.
 """
@@ -48,8 +48,8 @@ from lightning_arrcoc.vlm.loading import TINY_FOLDER, hide_progress_bars
 from lightning_arrcoc.weights import belongings, trained_weights
 
 TARGET = 50
-WAYS = ("reload", "reload, cleaned", "swap, read anew", "swap")
-TO = "reload, cleaned"
+TO, CLEANED = "reload", "reload, cleaned"
+WAYS = (TO, CLEANED, "swap, read anew", "swap")
 Runs = dict[str, dict[str, list[float]]]  # way -> figure -> one a round
 
 
@@ -111,7 +111,7 @@ def stepper(way: str, backbone: Path, checkpoints: list[Path]) -> Callable[[Path
 
         def reload(checkpoint: Path) -> float:
             began = time.perf_counter()
-            if way == TO:
+            if way == CLEANED:
                 held.clear()
                 free()
             held[:] = [loaded(backbone, checkpoint)]
