@@ -12,11 +12,11 @@ round after round.
   read from its file.
 - *swap*: it keeps all of them.
 
-*ms*: until the model with the next checkpoint's weights can be asked, the median of a round. *MiB*:
-the process's resident set with one model, before the first change and at most, mapped files among
-it. The ratio is to *reload*, round by round. "2b" has the true dimensions of Qwen3-VL-2B
-and random weights in bf16, written to a temporary folder first (4 GB); files come from the system's
-cache, which is a reload's best case.
+*ms*: until the next checkpoint's weights are in place, the median of a round; the backbone's are
+copied out of their mapped file, as they are on the way to a device. *MiB*: the process's resident
+set with one model, before the first change and at most. The ratio is to *reload*, round by round.
+"2b" has the true dimensions of Qwen3-VL-2B and random weights in bf16, written to a temporary
+folder first (4 GB); files come from the system's cache, which is a reload's best case.
 """
 
 from __future__ import annotations
@@ -88,14 +88,22 @@ def memory_mib(line: str) -> float:
     return float("nan")
 
 
+def model_of(backbone: Path) -> ArrCocQwen3VL:
+    """In memory: the files are only mapped at first, and nothing was read."""
+    model = ArrCocQwen3VL.from_pretrained(str(backbone))
+    for weight in model.backbone.parameters():
+        weight.data = weight.data.clone()
+    return model.eval()
+
+
 def loaded(backbone: Path, checkpoint: Path) -> ArrCocQwen3VL:
     """As everybody loads a checkpoint."""
-    model = ArrCocQwen3VL.from_pretrained(str(backbone))
+    model = model_of(backbone)
     module = ArrCocModule(model)
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"])
-    return model.eval()
+    return model
 
 
 def free() -> None:
@@ -119,7 +127,7 @@ def stepper(way: str, backbone: Path, checkpoints: list[Path]) -> Callable[[Path
 
         return reload
     comparator = CheckpointComparator(
-        str(backbone), max_loaded=1 if "anew" in way else len(checkpoints), device="cpu"
+        model_of(backbone), max_loaded=1 if "anew" in way else len(checkpoints)
     )
     for path in checkpoints:
         comparator.register(path.stem, path)

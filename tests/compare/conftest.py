@@ -59,8 +59,9 @@ def untouched() -> ArrCocQwen3VL:
 
 
 def trained(
-    arr_coc: Any = build_realizer, seed: int = 0, lora: Any = None, folder: str | None = None
-) -> ArrCocQwen3VL:
+    arr_coc: Any = build_realizer, seed: int = 0, lora: Any = None, folder: str | None = None,
+    noise: float = 0.3,
+) -> ArrCocQwen3VL:  # fmt: skip
     """A model whose small weights are as far from fresh ones as training would bring them."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -73,7 +74,7 @@ def trained(
         small = [*model.arr_coc.parameters(), *lora_parameters(model.backbone).values()]
         with torch.no_grad():
             for weight in small:
-                weight.add_(0.3 * torch.randn_like(weight))
+                weight.add_(noise * torch.randn_like(weight))
     return model.eval()
 
 
@@ -97,6 +98,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, arr_coc) in enumerate(ARCHITECTURES.items()):
         lora = partial(add_lora, rank=2, alpha=6) if name == "adapted" else None
         write_checkpoint(content_of(trained(arr_coc, seed, lora)), folder / f"{name}.ckpt")
+    # Less sure of itself, so that look-alikes count.
+    write_checkpoint(content_of(trained(noise=0.0)), folder / "unsure.ckpt")
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -192,17 +192,18 @@ def once(loaded: ArrCocQwen3VL, checkpoints: Path) -> tuple[CheckpointComparator
     comparator = CheckpointComparator(loaded, max_loaded=4, max_new_tokens=1)
     comparator.register_folder(checkpoints)
     picture = DigitQuestions("test", 1, canvas_px=(256, 192))[0].images[0]
-    return comparator, comparator.compare(picture, "What?", [*BUILT_IN, *NAMES], 0.5)
+    return comparator, comparator.compare(picture, "What?", comparator.names, 0.5)
 
 
 @settings(max_examples=4, deadline=None)
+@example(budget=12)
 @given(budget=st.one_of(st.integers(1, 48), st.floats(0.01, 1.0)))
 def test_a_new_budget_is_spent_as_a_new_comparison_would(
     once: tuple[CheckpointComparator, list[Contestant]], budget: Any
 ) -> None:
     comparator, found = once
     picture = DigitQuestions("test", 1, canvas_px=(256, 192))[0].images[0]
-    for anew in comparator.compare(picture, "What?", [*BUILT_IN, *NAMES], budget):
+    for anew in comparator.compare(picture, "What?", comparator.names, budget):
         (before,) = (contestant for contestant in found if contestant.name == anew.name)
         assert_equal(reallocate(before, budget), anew.allocation)
         assert_equal(comparator.reallocate(before, budget), anew.allocation)
