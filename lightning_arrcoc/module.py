@@ -304,7 +304,8 @@ class ArrCocModule(pl.LightningModule):
     def architecture(self) -> dict[str, Any]:
         """What shapes do not tell of the trained part, for `AtomicCheckpoint`.
 
-        One model serves every budget, so the budget may differ.
+        One model serves every budget, so the budget may differ; and what else shapes do not tell
+        is told for those who build the network from a checkpoint alone.
         """
         if self.trains != "arr_coc":
             return {"trains": self.trains}
@@ -317,7 +318,12 @@ class ArrCocModule(pl.LightningModule):
                 "channels": [channel.name for channel in channels],
             },
             "tensions": type(self.model.arr_coc.balancer).__name__,
-            MAY_DIFFER: {"num_positions": getattr(allocator, "num_positions", None)},
+            MAY_DIFFER: {
+                "num_positions": getattr(allocator, "num_positions", None),
+                "coarse": getattr(allocator, "coarse", None),
+                "temperature": getattr(allocator, "temperature", None),
+                "query_blind": getattr(self.model.arr_coc, "query_blind", None),
+            },
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

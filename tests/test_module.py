@@ -358,7 +358,9 @@ def test_a_checkpoint_serves_every_budget(
     run.fit(other, data, ckpt_path=checkpoint)
     assert run.global_step == 2
     stamps = torch.load(tmp_path / "b" / "a.ckpt", weights_only=True)["lightning_arrcoc"]
-    assert stamps["architecture"]["own"]["may_differ"] == {"num_positions": 9}
+    assert stamps["architecture"]["own"]["may_differ"] == {
+        "num_positions": 9, "coarse": True, "temperature": 0.25, "query_blind": False
+    }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed from")

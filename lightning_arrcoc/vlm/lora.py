@@ -110,6 +110,37 @@ def base_alone(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
             value.requires_grad_(learning[name])  # peft switches these as well
 
 
+class Adapters:
+    """Adapters that can be taken out of their backbone, which then is the stock model again.
+
+    Module for module: nothing is copied, and nothing is computed differently for having had them.
+    """
+
+    def __init__(self, backbone: Qwen3VLForConditionalGeneration) -> None:
+        self.backbone = backbone
+        self.settings = getattr(backbone, "peft_config", {})
+        self.places: list[tuple[nn.Module, str, Any]] = []
+        for name, module in backbone.named_modules():
+            if hasattr(module, "base_layer"):
+                parent, _, leaf = name.rpartition(".")
+                self.places.append((backbone.get_submodule(parent), leaf, module))
+
+    def take_out(self) -> None:
+        """Leave the stock model."""
+        for parent, leaf, module in self.places:
+            setattr(parent, leaf, module.base_layer)
+        vars(self.backbone).pop("peft_config", None)
+        # The class's own word, that there is none, counts again.
+        vars(self.backbone).pop("_hf_peft_config_loaded", None)
+
+    def put_in(self) -> None:
+        """Have them back where they were."""
+        self.backbone.peft_config = self.settings
+        self.backbone._hf_peft_config_loaded = True
+        for parent, leaf, module in self.places:
+            setattr(parent, leaf, module)
+
+
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
     """Write the adapters in peft's own format, for ``peft.PeftModel.from_pretrained``."""
     backbone.save_pretrained(folder)  # with adapters inside, transformers writes them alone

@@ -304,6 +304,21 @@ def test_saving_is_timed_beside_stock_lightnings(tmp_path: Path, run: Callable[.
     assert "ours, of stock's: time" in printed
 
 
+def test_swapping_is_timed_beside_reloading(tmp_path: Path, run: Callable[..., str]) -> None:
+    printed = run(
+        "compare.py", "--checkpoints", "2", "--rounds", "1", "--json", "found.json"
+    )  # fmt: skip
+    found = json.loads((tmp_path / "found.json").read_text())["results"]["tiny"]
+    assert list(found) == ["reload", "reload, cleaned", "swap, read anew", "swap"]
+    for way, row in found.items():
+        assert {key: len(runs) for key, runs in row.items()} == dict.fromkeys(
+            ("seconds", "peak_mib", "before_mib", "faster"), 1
+        )
+        assert row["seconds"][0] > 0
+        assert way in printed
+    assert found["reload"]["faster"] == [1.0]
+
+
 # ----------------------------------------------------------------------------------- callbacks
 
 

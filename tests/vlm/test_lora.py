@@ -17,6 +17,7 @@ from lightning_arrcoc.vlm.attribution import attribute_answers
 from lightning_arrcoc.vlm.identity import backbone_identity
 from lightning_arrcoc.vlm.loading import load_backbone
 from lightning_arrcoc.vlm.lora import (
+    Adapters,
     add_lora,
     base_alone,
     base_parameters,
@@ -140,6 +141,25 @@ def test_the_base_alone_answers_as_the_stock_model(backbone_folder: Path) -> Non
     assert [v for v in lora_parameters(adapted.backbone).values() if not v.requires_grad] == [
         lora_b
     ]
+
+
+def test_adapters_can_be_taken_out_and_put_in_again(backbone_folder: Path) -> None:
+    stock, adapted = load(backbone_folder), load(backbone_folder, add_lora)
+    move(adapted)
+    batch = encode(stock)
+    adapters = Adapters(adapted.backbone)
+    own = {id(value) for value in base_parameters(adapted.backbone).values()}
+    with torch.no_grad():
+        before = adapted(**batch).logits
+        adapters.take_out()
+        assert not has_lora(adapted.backbone)
+        assert adapted.backbone.state_dict().keys() == stock.backbone.state_dict().keys()
+        assert {id(value) for value in adapted.backbone.parameters()} == own
+        assert torch.equal(adapted(**batch).logits, stock(**batch).logits)
+        adapters.put_in()
+        assert has_lora(adapted.backbone)
+        assert torch.equal(adapted(**batch).logits, before)
+        assert not torch.equal(before, stock(**batch).logits)
 
 
 def test_adapters_come_back_after_an_error(backbone_folder: Path) -> None:
