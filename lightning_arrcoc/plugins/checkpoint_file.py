@@ -18,7 +18,7 @@ import torch
 from torch.utils.serialization import config as serialization
 
 from lightning_arrcoc.atomic import replacing
-from lightning_arrcoc.plugins.hashed_stream import HashedStream, start_writing_out, write_all
+from lightning_arrcoc.plugins.hashed_stream import HashedStream
 from lightning_arrcoc.plugins.manifest import (
     HASH_LENGTH,
     LONGEST_COMMENT,
@@ -27,8 +27,9 @@ from lightning_arrcoc.plugins.manifest import (
     STAMPS,
     Manifest,
     damaged,
+    manifest_of,
 )
-from lightning_arrcoc.plugins.verifying import verify_open
+from lightning_arrcoc.plugins.unbuffered import write_at
 
 LONGEST_REASON = 200  # Chosen by us: letters, so that a manifest fits into a comment
 
@@ -67,12 +68,12 @@ def fill(descriptor: int, checkpoint: Mapping[str, Any]) -> Manifest:
         manifest = describe(checkpoint, stream.taken + RECORD_BYTES)
         comment = len(manifest.encode()).to_bytes(2, "little")
         manifest = manifest._replace(sha256=stream.finish(record[:-2] + comment))
+        write_at(descriptor, manifest.encode(), manifest.size)
+        os.fsync(descriptor)
+        stream.read_back()
     finally:
         stream.close()
-    write_all(descriptor, manifest.encode())
-    os.fsync(descriptor)
-    start_writing_out(descriptor)  # what is read back comes from the disk
-    if verify_open(descriptor) != manifest:
+    if manifest_of(descriptor) != manifest:
         raise OSError(errno.EIO, "What was read back differs from what was written")
     refuse_objects(descriptor)
     return manifest

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import mmap
 import os
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
+
+from lightning_arrcoc.plugins.unbuffered import (
+    read_at,
+    reopened_unbuffered,
+    start_writing_out,
+    write_at,
+)
 
 CHUNK = 8 << 20  # Chosen by us: large enough that hashing outweighs handing over, small in memory
-BUFFERS = 3  # being filled, written and hashed
+WRITERS = 4  # Chosen by us: while some wait for the disk, others hash
 HELD = 64  # bytes; a zip's last record is 22
-DONTNEED = getattr(os, "POSIX_FADV_DONTNEED", None)
 
 
 class HashedStream:
-    """What `torch.save` takes for a file: writes to a descriptor and hashes in other threads.
+    """What `torch.save` takes for a file: hashed, written and read back in other threads.
 
     The digest is the sha256 of the sha256 digests of consecutive chunks of 8 MiB, so that several
-    cores can share the work, also when a file is verified. At most 24 MiB are copied; large
-    tensors go to disk from where they are. `torch.save` calls `write` from C++, where an exception
-    has no way out: the first is kept and raised by `finish`.
+    cores can share the work, also when a file is verified. Whole chunks pass the system's cache by
+    where it allows that, and each is read back from the disk as soon as it is there; the others
+    are by `read_back`. At most 40 MiB are copied. `torch.save` calls `write` from C++, where an
+    exception has no way out: the first is kept and raised by `finish`.
     """
 
     def __init__(self, descriptor: int) -> None:
-        self.size = 0
+        self.size = 0  # of the chunks that were handed over
         self._descriptor = descriptor
-        self._pool = ThreadPoolExecutor(_workers(), thread_name_prefix="checkpoint-hash")
+        self._unbuffered = reopened_unbuffered(descriptor)
+        self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="checkpoint-hash")
         self._digests: list[Future[bytes]] = []
-        self._busy: deque[tuple[Future[bytes], bytearray]] = deque()
-        self._buffer, self._filled = bytearray(CHUNK), 0
+        self._unread: list[tuple[int, int]] = []  # number and bytes of chunks to be read back
+        self._spare: SimpleQueue[mmap.mmap] = SimpleQueue()
+        for _ in range(WRITERS):
+            self._spare.put(mmap.mmap(-1, CHUNK))  # whole pages, taken when they are first filled
+        self._buffer, self._filled = mmap.mmap(-1, CHUNK), 0
         self._held = b""  # the last small write: a zip's last record is still to be changed
         self._error: BaseException | None = None
 
@@ -51,7 +63,7 @@ class HashedStream:
         """There is nothing to flush before `finish`."""
 
     def finish(self, ending: bytes = b"") -> str:
-        """Write the last piece in the form of `ending`, if one is given, and close.
+        """Write the last piece in the form of `ending`, if one is given.
 
         Returns:
             The digest of all that was written.
@@ -59,14 +71,23 @@ class HashedStream:
         Raises:
             BaseException: the first that a write ran into.
         """
-        try:
-            if self._error is None:
-                self._take(memoryview(ending or self._held))
-                self._hand_over()
-                return _root(future.result() for future in self._digests)
-        finally:
-            self.close()
+        if self._error is None:
+            self._take(memoryview(ending or self._held))
+            self._hand_over()
+            return _root(future.result() for future in self._digests)
         raise self._error
+
+    def read_back(self) -> None:
+        """Read what was not read back yet, after `fsync`.
+
+        Raises:
+            OSError: other bytes are on the disk than were written.
+        """
+        start_writing_out(self._descriptor)  # what is read comes from the disk
+        buffer = self._spare.get()
+        for number, length in self._unread:
+            view = memoryview(buffer)[:length]
+            _compare(self._descriptor, view, number, self._digests[number].result())
 
     @property
     def held(self) -> bytes:
@@ -81,42 +102,62 @@ class HashedStream:
     def close(self) -> None:
         """Let the threads go; harmless when repeated."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._unbuffered is not None:
+            os.close(self._unbuffered)
+            self._unbuffered = None
 
     def _take(self, view: memoryview) -> None:
-        passing = []
         while len(view):
-            if not self._filled and len(view) >= CHUNK:
-                chunk, view = view[:CHUNK], view[CHUNK:]
-                passing.append(self._put(chunk))
-                continue
             part, view = view[: CHUNK - self._filled], view[CHUNK - self._filled :]
             self._buffer[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             if self._filled == CHUNK:
                 self._hand_over()
-        for digest in passing:  # the caller's memory may be gone when this returns
-            digest.result()
 
     def _hand_over(self) -> None:
-        """Write what has gathered, and go on in another buffer."""
+        """Leave what has gathered to a thread, and go on in another buffer."""
         if not self._filled:
             return
-        digest = self._put(memoryview(self._buffer)[: self._filled])
-        self._busy.append((digest, self._buffer))
-        self._filled = 0
-        if len(self._busy) < BUFFERS:
-            self._buffer = bytearray(CHUNK)
-        else:
-            oldest, self._buffer = self._busy.popleft()
-            oldest.result()
+        work = partial(self._store, self._buffer, len(self._digests), self._filled)
+        self._digests.append(_submit(self._pool, work))
+        self.size, self._filled = self.size + self._filled, 0
+        self._buffer = self._spare.get()
 
-    def _put(self, chunk: memoryview) -> Future[bytes]:
-        digest = _submit(self._pool, _sha256, chunk)
-        self._digests.append(digest)
-        write_all(self._descriptor, chunk)
-        start_writing_out(self._descriptor, self.size, len(chunk))
-        self.size += len(chunk)
-        return digest
+    def _store(self, buffer: mmap.mmap, number: int, length: int) -> bytes:
+        try:
+            view = memoryview(buffer)[:length]
+            digest = _sha256(view)
+            unbuffered = self._unbuffered if length == CHUNK else None
+            if unbuffered is not None and _is_taken(unbuffered, view, number):
+                _compare(unbuffered, view, number, digest)
+            else:
+                write_at(self._descriptor, view, number * CHUNK)
+                start_writing_out(self._descriptor, number * CHUNK, length)
+                self._unread.append((number, length))
+            return digest
+        except BaseException as error:
+            self._error = error  # nothing more is written
+            raise
+        finally:
+            self._spare.put(buffer)
+
+
+def _is_taken(unbuffered: int, view: memoryview, number: int) -> bool:
+    """Write a chunk past the cache; False by a file system that promises it and cannot."""
+    try:
+        write_at(unbuffered, view, number * CHUNK)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def _compare(descriptor: int, view: memoryview, number: int, digest: bytes) -> None:
+    """Read a chunk into `view` and refuse another one than was written."""
+    count = read_at(descriptor, view, number * CHUNK)
+    if count != len(view) or _sha256(view) != digest:
+        raise OSError(errno.EIO, "What was read back differs from what was written")
 
 
 def digest_on_disk(descriptor: int, size: int) -> str:
@@ -125,8 +166,8 @@ def digest_on_disk(descriptor: int, size: int) -> str:
     Raises:
         OSError: they cannot be read.
     """
+    workers = min(WRITERS, os.cpu_count() or 1)
     buffers: SimpleQueue[bytearray] = SimpleQueue()
-    workers = _workers()
     for _ in range(workers):
         buffers.put(bytearray(CHUNK))
 
@@ -134,50 +175,23 @@ def digest_on_disk(descriptor: int, size: int) -> str:
         buffer = buffers.get()
         try:
             view = memoryview(buffer)[: min(CHUNK, size - start)]
-            return _sha256(view[: _read_into(descriptor, view, start)])
+            return _sha256(view[: read_at(descriptor, view, start)])
         finally:
             buffers.put(buffer)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="checkpoint-verify") as pool:
-        digests = [_submit(pool, digest, start) for start in range(0, size, CHUNK)]
+        digests = [_submit(pool, partial(digest, start)) for start in range(0, size, CHUNK)]
         return _root(future.result() for future in digests)
 
 
-def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write to the end; the system may take less at a time."""
-    view = memoryview(data)
-    while len(view):
-        view = view[os.write(descriptor, view) :]
-
-
-def start_writing_out(descriptor: int, start: int = 0, length: int = 0) -> None:
-    """Have the system begin to write a range to disk, and forget what lies there already.
-
-    Linux starts writing dirty pages when told that they are no longer needed. Begun early, most of
-    a file is on disk when `fsync` asks for it; told after it, reading back reads the disk.
-    """
-    if DONTNEED is not None:
-        os.posix_fadvise(descriptor, start, length, DONTNEED)
-
-
-def _submit(pool: ThreadPoolExecutor, work: Callable[[Any], bytes], what: Any) -> Future[bytes]:
+def _submit(pool: ThreadPoolExecutor, work: Callable[[], bytes]) -> Future[bytes]:
     """In the pool; here and now when the interpreter is ending, which takes no new work."""
     try:
-        return pool.submit(work, what)
+        return pool.submit(work)
     except RuntimeError:
         done: Future[bytes] = Future()
-        done.set_result(work(what))
+        done.set_result(work())
         return done
-
-
-def _read_into(descriptor: int, view: memoryview, start: int) -> int:
-    done = 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], start + done)
-        if not count:
-            break
-        done += count
-    return done
 
 
 def _sha256(data: memoryview) -> bytes:
@@ -186,7 +200,3 @@ def _sha256(data: memoryview) -> bytes:
 
 def _root(digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _workers() -> int:
-    return min(4, os.cpu_count() or 1)  # Chosen by us: four hash faster than most disks write

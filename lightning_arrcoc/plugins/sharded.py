@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lightning_arrcoc.atomic import sync_folder, write_atomically
-from lightning_arrcoc.plugins.hashed_stream import digest_on_disk, start_writing_out
+from lightning_arrcoc.plugins.hashed_stream import digest_on_disk
 from lightning_arrcoc.plugins.manifest import SCHEMA, DamagedCheckpointError, damaged
+from lightning_arrcoc.plugins.unbuffered import start_writing_out
 from lightning_arrcoc.plugins.verifying import opened
 
 if TYPE_CHECKING:  # listing checkpoints imports this, and shall not take seconds

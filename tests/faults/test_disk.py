@@ -90,7 +90,7 @@ def test_a_file_may_not_grow_beyond_a_limit(saved: Path) -> None:
     assert stands(saved)
 
 
-@pytest.mark.parametrize("call", ["fsync", "write", "preadv"])
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "preadv"])
 def test_an_error_of_the_device_leaves_the_one_before(
     call: str, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,8 +137,8 @@ def test_what_the_disk_did_not_keep_is_found_out_before_the_name_changes(
 
 
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda d, data: real(d, memoryview(data)[:1000]))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda d, data, at: real(d, memoryview(data)[:1000], at))
     save(1, tmp_path / "a.ckpt", 20_000)
     monkeypatch.undo()
     assert stands(tmp_path / "a.ckpt")
@@ -184,7 +184,7 @@ def test_two_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> None:
 def calls_of(saver: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a saver asks of the system, and where; repetitions left out."""
     done: list[str] = []
-    real = {name: getattr(os, name) for name in ("fsync", "write", "preadv")}
+    real = {name: getattr(os, name) for name in ("fsync", "pwrite", "preadv")}
     replace = Path.replace
 
     def watch(name: str) -> Any:
@@ -209,7 +209,7 @@ def calls_of(saver: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-SAFE = ["write", "fsync", "preadv", "replace", "fsync folder"]
+SAFE = ["pwrite", "fsync", "preadv", "replace", "fsync folder"]
 
 
 @needs_proc
