@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +130,7 @@ class AtomicCheckpoint(VerifiedSaving):
         self._loading: Loading | None = None
         self._training = False
 
-    @property
+    @cached_property
     def state_key(self) -> str:
         return f"{super().state_key}[periodic={self.periodic_every_n_steps}]"
 

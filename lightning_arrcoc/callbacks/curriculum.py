@@ -45,11 +45,9 @@ class CurriculumAdvance(ForTrainer):
         self._unjudged = False  # a run resumed at the end of an epoch ends it again without a step
         self._stepped = False
 
-    @property
-    def state_key(self) -> str:
-        # Lightning's helper for exactly this, private by name, as its own callbacks use it. A run
-        # may go on with other thresholds.
-        return self._generate_state_key(monitor=self.monitor)
+    def identity(self) -> dict[str, Any]:
+        # A run may go on with other thresholds.
+        return {"monitor": self.monitor}
 
     def state_dict(self) -> dict[str, Any]:
         return {"stage": self._stage, "unjudged": self._unjudged}

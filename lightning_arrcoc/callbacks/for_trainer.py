@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any
 
 import lightning.pytorch as pl
@@ -45,6 +45,17 @@ class ForTrainer(pl.Callback):
             hook = getattr(cls, name)
             if not hasattr(hook, ASKING):
                 setattr(cls, name, asking(hook))
+
+    @cached_property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps the state; made once, as Lightning asks before every hook."""
+        settings = self.identity()
+        # Lightning's helper for exactly this, private by name, as its own callbacks use it.
+        return self._generate_state_key(**settings) if settings else super().state_key
+
+    def identity(self) -> dict[str, Any]:
+        """Settings by which two of a kind are told apart in a checkpoint."""
+        return {}
 
     @asking
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

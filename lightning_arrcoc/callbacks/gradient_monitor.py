@@ -102,13 +102,9 @@ class GradientMonitor(ForTrainer):
         self._run: WatchedRun | None = None
         self._state: dict[str, Any] = {}  # of a run that has not begun, or is over
 
-        # Lightning's helper for exactly this, private by name, as its own callbacks use it. A run
-        # may go on with another policy. Made once: Lightning asks for it before every hook.
-        self._key = self._generate_state_key(groups=self.settings.groups, window=window)
-
-    @property
-    def state_key(self) -> str:
-        return self._key
+    def identity(self) -> dict[str, Any]:
+        # A run may go on with another policy.
+        return {"groups": self.settings.groups, "window": self.settings.window}
 
     @property
     def stop_reason(self) -> str:

@@ -84,9 +84,8 @@ class MemoryGuard(ForTrainer):
         self._others = self._batches = self._seen_step = 0
         self._cleaned_step: int | None = None
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(warning=self.warning, critical=self.critical)
+    def identity(self) -> dict[str, Any]:
+        return {"warning": self.warning, "critical": self.critical}
 
     # ----------------------------------------------------------------------------- a run begins
 

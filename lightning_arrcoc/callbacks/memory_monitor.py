@@ -72,9 +72,8 @@ class MemoryMonitor(ForTrainer):
         self._counted = (0, 0)
         self._logged_step = 0
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(detail=self.detail)
+    def identity(self) -> dict[str, Any]:
+        return {"detail": self.detail}
 
     @contextmanager
     def track(self, label: str) -> Iterator[None]:

@@ -45,9 +45,8 @@ class MemorySnapshot(ForTrainer):
         self.start, self.stop, self.dirpath, self.entries = start, stop, dirpath, entries
         self._recording = False
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(start=self.start, stop=self.stop)
+    def identity(self) -> dict[str, Any]:
+        return {"start": self.start, "stop": self.stop}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not history.can_record():

@@ -94,9 +94,8 @@ class OOMGuard(ForTrainer):
         self._phase = "start"
         self._has_split = False
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(policy=self.policy)
+    def identity(self) -> dict[str, Any]:
+        return {"policy": self.policy}
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.splitter.state())

@@ -138,9 +138,8 @@ class OverfittingDetector(ForTrainer):
         self._stopped = False
         self._seen: dict[str, Tensor] = {}
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+    def identity(self) -> dict[str, Any]:
+        return {"monitor": self.monitor, "mode": self.mode}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -110,12 +110,9 @@ class ThroughputMonitor(ForTrainer):
         )  # fmt: skip
         self._smoothed = SmoothedLoss(smoothing_steps)
         self._run: MeasuredRun | None = None
-        # Lightning's helper for exactly this, private by name; made once, as it is asked for often.
-        self._key = self._generate_state_key(every_n_steps=every_n_steps)
 
-    @property
-    def state_key(self) -> str:
-        return self._key
+    def identity(self) -> dict[str, Any]:
+        return {"every_n_steps": self.settings.every_n_steps}
 
     def state_dict(self) -> dict[str, Any]:
         return {"smoothed": self._smoothed.state_dict()}

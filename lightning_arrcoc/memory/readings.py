@@ -15,6 +15,7 @@ from lightning_arrcoc.memory.nvml import Nvml
 
 GIB = 2**30
 MIB = 2**20
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 class Reading(NamedTuple):
@@ -201,7 +202,14 @@ class HighWater(ProcessMemory):
 
 def resident_bytes() -> int:
     """Main memory of this process that lies in RAM."""
-    return int(_process(os.getpid()).memory_info().rss)
+    try:  # at every step; psutil takes four times as long
+        descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    except OSError:
+        return int(_process(os.getpid()).memory_info().rss)
+    try:
+        return int(os.read(descriptor, 100).split()[1]) * PAGE
+    finally:
+        os.close(descriptor)
 
 
 @cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_arrcoc.callbacks.gradients.ledger import Ledger, Reading
@@ -40,17 +40,18 @@ class Consequences(NamedTuple):
     def act(self) -> bool:
         return self.policy != "log" or self.spike_policy != "log"
 
-    def bad(self, verdict: Verdict, way: Way, scaled: bool) -> Tensor:
-        """Whether this step is withheld, a flag on the device."""
+    def bad(self, verdict: Verdict, way: Way, scaled: bool) -> Any:
+        """Whether this step is withheld, a flag where the verdict is."""
         # A GradScaler withholds by itself what is not finite.
         found = [verdict.nonfinite] if self.policy != "log" or scaled else []
         if self.spike_policy != "log" and way != "scaler":
-            found.append(verdict.judged.spike.any())
+            norm, loss = verdict.judged.spike
+            found += [norm, loss]
         if not found:
-            return torch.zeros_like(verdict.nonfinite)
-        return found[0] if len(found) == 1 else found[0] | found[1]
+            return verdict.nonfinite & False
+        return reduce(or_, found)
 
-    def withhold(self, optimizer: Optimizer, bad: Tensor, way: Way) -> None:
+    def withhold(self, optimizer: Optimizer, bad: Any, way: Way) -> None:
         """Keep the optimizer from a bad step."""
         release(optimizer)
         if self.act and way == "device":

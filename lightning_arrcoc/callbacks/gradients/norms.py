@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -25,17 +26,17 @@ WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module."
 
 
 class Measured(NamedTuple):
-    """Norms of one moment, on the device.
+    """Norms of one moment, on the device; or in plain numbers, where that is said.
 
     Attributes:
-        total: over all gradients, a scalar.
+        total: over all gradients, a scalar or a number.
         groups: by group, in the order of `GradientNorms.group_names`.
         each: by gradient, or where they are small by some of them together, of this process.
         extra: what was handed in, summed over the processes where gradients are spread over them.
     """
 
-    total: Tensor
-    groups: Tensor
+    total: Any
+    groups: Any
     each: Tensor
     extra: Tensor
 
@@ -46,6 +47,7 @@ class _Layout(NamedTuple):
     present: list[bool]
     calls: list[list[list[int]]]  # a call of `norms_of` each: its pieces, the gradients of a piece
     groups: Tensor  # of each piece
+    numbers: list[int]  # the same, to count with
     weights: Tensor | None  # of each piece: one over the processes that hold a copy
 
 
@@ -94,21 +96,12 @@ class GradientNorms:
         Args:
             extra: numbers ``(n,)``, float64, that travel with the norms where these do.
         """
-        gradients = [parameter.grad for parameter in self.parameters]
-        present = [gradient is not None for gradient in gradients]
-        if self.copies is None and not any(present):
+        measured = self._measure_each()
+        if measured is None:
             return None
-        if self._layout is None or present != self._layout.present:
-            self._layout = self._lay_out(gradients, present)
-        layout = self._layout
-        found: list[Tensor] = []
-        for call in layout.calls:
-            found += norms_of([_piece([gradients[i] for i in piece]) for piece in call])
-        if len(layout.calls) > 1:  # several devices or types
-            found = [norm.to(self.device, self.wide, non_blocking=True) for norm in found]
-        each = torch.stack(found) if found else self._no_extra
+        each, layout = measured
         # Squares of fp32 numbers fit into float64, which Apple's devices lack.
-        squares = each.to(self.wide).square_()
+        squares = each.to(self.wide).square()
         if layout.weights is not None:
             squares *= layout.weights
         # Adding by index may differ in its last bit from process to process on a GPU; a sum does
@@ -122,6 +115,35 @@ class GradientNorms:
             total, groups, handed = message.tensor_split([1, len(sums)])
             total = total.squeeze(0)
         return Measured(total.sqrt(), groups.sqrt(), each, handed)
+
+    @torch.no_grad()
+    def measure_on_host(self) -> Measured | None:
+        """As `measure`, in plain numbers, of one process whose gradients lie on the CPU."""
+        measured = self._measure_each()
+        if measured is None:
+            return None
+        each, layout = measured
+        squares = [norm * norm for norm in each.tolist()]
+        sums = [0.0] * (len(self.group_names) + 1)
+        for group, square in zip(layout.numbers, squares, strict=True):
+            sums[group] += square
+        return Measured(math.sqrt(sum(sums)), [*map(math.sqrt, sums[:-1])], each, self._no_extra)
+
+    def _measure_each(self) -> tuple[Tensor, _Layout] | None:
+        """`Measured.each`; None where there is no gradient at all, on any process alike."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        present = [gradient is not None for gradient in gradients]
+        if self.copies is None and not any(present):
+            return None
+        if self._layout is None or present != self._layout.present:
+            self._layout = self._lay_out(gradients, present)
+        layout = self._layout
+        found: list[Tensor] = []
+        for call in layout.calls:
+            found += norms_of([_piece([gradients[i] for i in piece]) for piece in call])
+        if len(layout.calls) > 1:  # several devices or types
+            found = [norm.to(self.device, self.wide, non_blocking=True) for norm in found]
+        return torch.stack(found) if found else self._no_extra, layout
 
     def nonfinite_names(self, each: Tensor) -> list[str]:
         """Parameters whose gradients are not finite, from `Measured.each`; waits for the device.
@@ -157,23 +179,21 @@ class GradientNorms:
             if not small or gradient.is_sparse:
                 pieces.append([index])
                 continue
-            piece, numbers = filling.get(place, ([], PIECE))
-            if numbers + values.numel() > PIECE:
-                piece, numbers = [], 0
+            piece, held = filling.get(place, ([], PIECE))
+            if held + values.numel() > PIECE:
+                piece, held = [], 0
                 pieces.append(piece)
             piece.append(index)
-            filling[place] = (piece, numbers + values.numel())
+            filling[place] = (piece, held + values.numel())
         flat = [piece for pieces in calls.values() for piece in pieces]
         device = self.device
         weights = None
         if self.copies is not None:
-            numbers_ = [self._weight(piece[0]) for piece in flat]
-            weights = torch.tensor(numbers_, dtype=wide(device), device=device)
-        groups = torch.tensor(
-            [self._group[piece[0]] % (len(self.group_names) + 1) for piece in flat],
-            dtype=torch.int64, device=device,
-        )  # fmt: skip
-        return _Layout(present, list(calls.values()), groups, weights)
+            shares = [self._weight(piece[0]) for piece in flat]
+            weights = torch.tensor(shares, dtype=wide(device), device=device)
+        numbers = [self._group[piece[0]] % (len(self.group_names) + 1) for piece in flat]
+        groups = torch.tensor(numbers, dtype=torch.int64, device=device)
+        return _Layout(present, list(calls.values()), groups, numbers, weights)
 
     def _weight(self, index: int) -> float:
         return 1.0 if self.copies is None else 1 / self.copies(self.parameters[index])

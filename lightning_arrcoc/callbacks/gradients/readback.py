@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Numbers = Tensor | list[float]
+
 
 class Readback:
     """Gives what was handed in one call ago.
@@ -17,13 +19,13 @@ class Readback:
     """
 
     def __init__(self) -> None:
-        self._waiting: tuple[Tensor, Any, Any] | None = None
+        self._waiting: tuple[Numbers, Any, Any] | None = None
         self._pinned: list[Tensor] = []
 
-    def exchange(self, numbers: Tensor, beside: Any = None) -> tuple[list[float], Any] | None:
+    def exchange(self, numbers: Numbers, beside: Any = None) -> tuple[list[float], Any] | None:
         """Hand in numbers ``(n,)`` and whatever belongs to them; the last ones, None at first."""
         sent, event = numbers, None
-        if numbers.is_cuda:
+        if isinstance(numbers, Tensor) and numbers.is_cuda:
             sent = self._buffer_for(numbers)
             sent.copy_(numbers, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -38,23 +40,18 @@ class Readback:
         if waiting is None:
             return None
         numbers, event, beside = waiting
-        if event is not None:
-            event.synchronize()
-        return numbers.tolist(), beside
+        return _known(numbers, event), beside
 
     def state_dict(self) -> list[float] | None:
         """The numbers under way, which stay there."""
         if self._waiting is None:
             return None
         numbers, event, _ = self._waiting
-        if event is not None:
-            event.synchronize()
-        found: list[float] = numbers.tolist()
-        return found
+        return [*_known(numbers, event)]
 
     def load_state_dict(self, state: list[float] | None) -> None:
         if state is not None:
-            self._waiting = (torch.tensor(state, dtype=torch.float64), None, None)
+            self._waiting = ([*state], None, None)
 
     def _buffer_for(self, numbers: Tensor) -> Tensor:
         """The one of two that is not being read."""
@@ -64,3 +61,9 @@ class Readback:
             ]
         self._pinned.reverse()
         return self._pinned[0]
+
+
+def _known(numbers: Numbers, event: Any) -> list[float]:
+    if event is not None:
+        event.synchronize()
+    return numbers.tolist() if isinstance(numbers, Tensor) else numbers

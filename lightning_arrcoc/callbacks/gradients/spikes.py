@@ -13,7 +13,7 @@ LEAST_SPREAD = 0.05
 
 
 class Judged(NamedTuple):
-    """Of each curve, on the device.
+    """Of each curve, on the device; or lists of plain numbers.
 
     Attributes:
         spike: whether the value is beyond the limit.
@@ -21,9 +21,9 @@ class Judged(NamedTuple):
         median: of the values before, NaN as well.
     """
 
-    spike: Tensor
-    limit: Tensor
-    median: Tensor
+    spike: Any
+    limit: Any
+    median: Any
 
 
 class SpikeWindow:
@@ -67,7 +67,8 @@ class SpikeWindow:
         return {"values": self.values.cpu().clone(), "seen": self.seen.cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.values, self.seen = state["values"].clone(), state["seen"].clone()
+        # plain numbers, where it was saved on a CPU
+        self.values, self.seen = state["values"].float().clone(), state["seen"].clone()
 
     def _to(self, device: torch.device) -> None:
         if self.values.device != device:

@@ -9,20 +9,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_arrcoc.callbacks.gradients.engine_norms import EngineNorms
 from lightning_arrcoc.callbacks.gradients.ledger import Ledger, Reading
-from lightning_arrcoc.callbacks.gradients.norms import GradientNorms, Measured
+from lightning_arrcoc.callbacks.gradients.norms import Measured
 from lightning_arrcoc.callbacks.gradients.readback import Readback
 from lightning_arrcoc.callbacks.gradients.spikes import Judged, SpikeWindow
 from lightning_arrcoc.callbacks.gradients.updates import UpdateMeasure
 
 
 class Verdict(NamedTuple):
-    """What is on the device of a step that is about to happen."""
+    """What is known of a step that is about to happen: on the device, or in plain numbers.
+
+    Attributes:
+        measured: norms.
+        curves: norm and loss.
+        nonfinite: whether any of them is not.
+        judged: whether one is a spike.
+    """
 
     measured: Measured
-    curves: Tensor  # norm and loss
-    nonfinite: Tensor
+    curves: Any
+    nonfinite: Any
     judged: Judged
 
 
@@ -31,17 +37,19 @@ class Watched:
 
     Args:
         optimizer: whose gradients.
-        norms: what measures them.
+        norms: `GradientNorms` or `EngineNorms`.
         window: steps that a spike is compared with.
         sigma: as for `SpikeWindow`.
         warmup: as for `SpikeWindow`.
         agree_on_loss: whether ranks share their losses, by a collective where norms need none.
     """
 
+    window_class: type[Any] = SpikeWindow
+
     def __init__(
         self,
         optimizer: Optimizer,
-        norms: GradientNorms | EngineNorms,
+        norms: Any,
         window: int,
         sigma: float,
         warmup: int,
@@ -49,7 +57,7 @@ class Watched:
     ) -> None:
         self.optimizer, self.norms = optimizer, norms
         self.agree_on_loss = agree_on_loss or norms.copies is not None
-        self.window = SpikeWindow(2, window, sigma, warmup)
+        self.window = self.window_class(2, window, sigma, warmup)
         self.ledger = Ledger(window, warmup)
         self.readback = Readback()
         self.update = UpdateMeasure()
@@ -71,7 +79,7 @@ class Watched:
         if measured is None:
             return None
         shared = measured.extra[:1]
-        if self.agree_on_loss and self.norms.copies is None and _several():
+        if self.agree_on_loss and self.norms.copies is None and several():
             shared = shared / dist.get_world_size()
             dist.all_reduce(shared)
         if scale is not None:
@@ -83,11 +91,11 @@ class Watched:
             measured = measured._replace(groups=measured.groups * inverse)
         curves = torch.cat([total, shared])
         # A loss that ranks do not share is left to spikes, which then only log.
-        counts = loss is not None and (self.agree_on_loss or not _several())
+        counts = loss is not None and (self.agree_on_loss or not several())
         nonfinite = (curves if counts else total).isfinite().all().logical_not_()
         return Verdict(measured, curves, nonfinite, self.window.judge(curves))
 
-    def reading(self, verdict: Verdict, withheld: Tensor) -> Tensor:
+    def reading(self, verdict: Verdict, withheld: Any) -> Any:
         """Everything that is to be known on the host: `Reading`, and the groups' norms."""
         measured, judged = verdict.measured, verdict.judged
         flags = [verdict.nonfinite.reshape(1), judged.spike, withheld.reshape(1)]
@@ -136,5 +144,6 @@ class Watched:
         return torch.cat([part, self._nothing if last is None else last])
 
 
-def _several() -> bool:
+def several() -> bool:
+    """Whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -18,11 +18,13 @@ from lightning_arrcoc.callbacks.gradients.norms import (
     named_parameters,
     parameters_of,
 )
+from lightning_arrcoc.callbacks.gradients.on_host import HostWatched
+from lightning_arrcoc.callbacks.gradients.readback import Numbers
 from lightning_arrcoc.callbacks.gradients.settings import Settings
 from lightning_arrcoc.callbacks.gradients.sharding import Copies, copies_of
 from lightning_arrcoc.callbacks.gradients.suspects import Batches, Beside, Suspects
 from lightning_arrcoc.callbacks.gradients.telling import stop
-from lightning_arrcoc.callbacks.gradients.watched import Watched
+from lightning_arrcoc.callbacks.gradients.watched import Watched, several
 from lightning_arrcoc.callbacks.gradients.withholding import (
     Way,
     loss_scale,
@@ -227,7 +229,9 @@ class WatchedRun:
 
     def _new_watched(self, number: int, optimizer: Optimizer, norms: Any) -> Watched:
         made = self.settings
-        watched = Watched(
+        on_host = isinstance(norms, GradientNorms) and norms.device.type == "cpu"
+        kind = HostWatched if on_host and norms.copies is None and not several() else Watched
+        watched = kind(
             optimizer, norms, made.window, made.sigma, made.warmup, made.consequences.act
         )
         if number in self._state:
@@ -256,6 +260,6 @@ class WatchedRun:
                 logger.experiment.unwatch(self.module)
 
 
-def knows_at_once(numbers: Tensor, asked: bool) -> bool:
+def knows_at_once(numbers: Numbers, asked: bool) -> bool:
     """Whether this process can read numbers without waiting, or has to wait for them anyway."""
-    return numbers.device.type == "cpu" or asked
+    return not isinstance(numbers, Tensor) or numbers.device.type == "cpu" or asked

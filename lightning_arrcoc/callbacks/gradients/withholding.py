@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 from torch.amp.grad_scaler import OptState
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -48,9 +49,10 @@ def _heeds_found_inf(optimizer: Optimizer, gradients: int) -> bool:
     return not has_momentum or len(optimizer.state) >= gradients
 
 
-def withhold_on_device(optimizer: Optimizer, flag: Tensor) -> None:
+def withhold_on_device(optimizer: Optimizer, flag: Any) -> None:
     """As GradScaler tells fused optimizers: the kernel reads the flag when it runs."""
-    optimizer.found_inf = flag.float().reshape(())  # type: ignore[attr-defined]
+    found = torch.as_tensor(flag, dtype=torch.float32)
+    optimizer.found_inf = found.reshape(())  # type: ignore[attr-defined]
 
 
 def release(optimizer: Optimizer) -> None:
