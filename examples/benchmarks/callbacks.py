@@ -82,6 +82,7 @@ PEERS = {
     "GradientMonitor, skip": Peer(lambda: [GradientMonitor("skip")]),
     "memory": Peer(memory),
     "throughput": Peer(lambda: [ThroughputMonitor()]),
+    "overfitting": Peer(lambda: [OverfittingDetector()]),
     "all of ours": Peer(
         lambda: [GradientMonitor("skip"), OverfittingDetector(), ThroughputMonitor(), *memory()]
     ),
