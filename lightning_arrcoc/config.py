@@ -99,13 +99,15 @@ def check_overrides(command: str, arguments: list[str]) -> list[str]:
         overrides = OverridesParser.create().parse_overrides(words)
         with _hydra(extra) as composed:
             groups = [o for o in overrides if _is_group(o.key_or_group, extra)]
-            base = composed(command, [_values(o)[0] for o in groups])
+            chosen_groups = [_values(o)[0] for o in groups]
+            base = composed(command, chosen_groups)
             completed = {str(o.input_line): _complete(o, base, extra) for o in overrides}
             choices = [_values(o, completed) for o in overrides]
             if not sweep:
                 _refuse_several(overrides, choices)
             for chosen in _each_value_once(choices):
-                _check(composed(command, chosen), base, "sweep" if sweep else "run")
+                whole = base if chosen == chosen_groups else composed(command, chosen)
+                _check(whole, base, "sweep" if sweep else "run")
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return [completed.get(word, word) for word in arguments]
