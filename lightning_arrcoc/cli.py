@@ -19,6 +19,8 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
+    "ask": "the shortest way in: ask photo.png \"Which digit is red?\"",
+    "export": "a checkpoint for use elsewhere: format=hf, onnx, torch_export or int8",
     "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
 }
@@ -79,12 +81,14 @@ def _report(arguments: list[str]) -> int:
 
 def run(command: str, arguments: list[str]) -> int:
     """Run one command under Hydra and give its exit code."""
+    from lightning_arrcoc.ask_words import named_words
     from lightning_arrcoc.config import check_overrides, config_dir
     from lightning_arrcoc.doctor import named_topic
 
     debug = any(word.lower() in ("debug=true", "++debug=true") for word in arguments)
     try:
         arguments = named_topic(arguments) if command == "doctor" else arguments
+        arguments = named_words(arguments) if command == "ask" else arguments
         arguments = check_overrides(command, arguments)
     except ValueError as error:
         if debug:

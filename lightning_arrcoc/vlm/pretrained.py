@@ -13,6 +13,7 @@ among our own parts, and every tensor is known by name and shape before it is re
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -93,45 +94,59 @@ class Settings(_Plain):
 
 
 def save_folder(
+    model: ArrCocQwen3VL, folder: str | Path, *, overwrite: bool = False, **options: Any
+) -> None:
+    """Write the folder, whole or not at all; options are those of `write_folder`."""
+    with replacing_folder(folder, replace=overwrite and is_ours(Path(folder))) as new:
+        write_folder(model, new, **options)
+
+
+def write_folder(
     model: ArrCocQwen3VL,
-    folder: str | Path,
+    new: Path,
     *,
     merge_lora: bool = False,
-    overwrite: bool = False,
     language_model: Bits | None = None,
     measured: str | None = None,
 ) -> None:
-    """Write the folder, whole or not at all; see `ArrCocQwen3VL.save_pretrained`."""
+    """Fill an empty folder.
+
+    Args:
+        model: with a processor; nothing of it changes.
+        new: where to.
+        merge_lora, measured: as for `ArrCocQwen3VL.save_pretrained`.
+        language_model: how its weights are to be quantized when the folder is loaded.
+
+    Raises:
+        ValueError: no processor, parts that are not ours, or no adapters to merge.
+    """
     if model.processor is None:
         raise ValueError("The model has no processor to save; load it with from_pretrained.")
     if merge_lora and not has_lora(model.backbone):
-        raise ValueError("merge_lora=true, but the model has no adapters. Leave it out.")
+        raise ValueError("merge_lora=true, but there are no adapters to merge. Leave it out.")
     blueprint = Blueprint.of(model.arr_coc)
-    lora = None if merge_lora else lora_settings(model.backbone) or None
-    with replacing_folder(folder, replace=overwrite and is_ours(Path(folder))) as new:
+    lora = {} if merge_lora else lora_settings(model.backbone)
+    with merged(model.backbone) if merge_lora else nullcontext():
         if merge_lora:
-            with merged(model.backbone):
-                model.backbone.save_pretrained(new)
-                identity = backbone_identity(model.backbone)
-        else:
-            identity = backbone_identity(model.backbone)
-        if lora:
-            save_lora(model.backbone, new / ADAPTER)
-        weights = {name: value.contiguous() for name, value in model.arr_coc.state_dict().items()}
-        save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
-        model.processor.save_pretrained(new)
-        settings = Settings(
-            backbone=SELF if merge_lora else backbone_name(model),
-            backbone_identity=identity | {"name": ""},  # where it lay says nothing elsewhere
-            network=Network(**vars(blueprint)),
-            select=model.select,
-            budget=model.budget,
-            lora=LoraPart(**lora | {"targets": tuple(lora["targets"])}) if lora else None,
-            language_model=language_model,
-        )
-        (new / CONFIG).write_text(settings.model_dump_json(indent=1) + "\n")
-        card = model_card(settings.model_dump(), measured)
-        (new / CARD).write_text(card, encoding="utf-8")
+            model.backbone.save_pretrained(new)
+        identity = backbone_identity(model.backbone)
+    if lora:
+        save_lora(model.backbone, new / ADAPTER)
+        lora["targets"] = tuple(lora["targets"])
+    weights = {name: value.contiguous() for name, value in model.arr_coc.state_dict().items()}
+    save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
+    model.processor.save_pretrained(new)
+    settings = Settings(
+        backbone=SELF if merge_lora else backbone_name(model),
+        backbone_identity=identity | {"name": ""},  # where it lay says nothing elsewhere
+        network=Network(**vars(blueprint)),
+        select=model.select,
+        budget=model.budget,
+        lora=LoraPart(**lora) if lora else None,
+        language_model=language_model,
+    )
+    (new / CONFIG).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (new / CARD).write_text(model_card(settings.model_dump(), measured), encoding="utf-8")
 
 
 def backbone_name(model: ArrCocQwen3VL) -> str:

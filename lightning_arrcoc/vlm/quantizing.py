@@ -42,7 +42,7 @@ def quantize_language_model(backbone: Qwen3VLForConditionalGeneration, bits: Bit
     except ImportError as error:
         raise ImportError(
             f"{bits} weights need torchao of this version. Run: pip install "
-            f'"lightning-arrcoc[export]" ({error})'
+            f'"lightning-arrcoc[quantize]" ({error})'
         ) from error
     config: Any = (
         Int8WeightOnlyConfig(set_inductor_config=False)
