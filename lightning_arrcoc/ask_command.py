@@ -27,7 +27,7 @@ def check_question(config: DictConfig) -> None:
         ValueError: there is not.
     """
     if config.image is None or not (config.question or "").strip():
-        raise ValueError(f"A picture and a question are wanted: {USAGE}.")
+        raise ValueError(f"ask lacks a picture or a question. {USAGE}.")
 
 
 def newest_run(runs: Path = RUNS) -> Path | None:

@@ -6,7 +6,7 @@ import re
 
 OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w./@-]*=")  # how a word begins that sets a key
 USAGE = (
-    'ask takes a picture and a question, then key=value: ask photo.png "Which digit is red?" '
+    'It takes a picture and a question, then key=value: ask photo.png "Which digit is red?" '
     "budget=0.25"
 )
 
@@ -24,5 +24,5 @@ def named_words(arguments: list[str]) -> list[str]:
     if not words:
         return arguments
     if len(words) != 2:
-        raise ValueError(f"{len(words)} words instead of two: {USAGE}.")
+        raise ValueError(f"ask was given {len(words)} of two words: {', '.join(words)}. {USAGE}.")
     return [f"image={words[0]}", f"question={words[1]}", *rest]

@@ -58,9 +58,7 @@ def replacing(path: str | Path) -> Iterator[int]:
     try:
         try:
             yield descriptor
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # as open() would have made it
+            temporary.chmod(_usual_mode())
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -120,9 +118,17 @@ def _sync_tree(folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
+            path.chmod(_usual_mode())  # safetensors makes files for their owner alone
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     sync_folder(folder)
+
+
+def _usual_mode() -> int:
+    """As open() would have made a file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def make_folders(folder: Path) -> None:

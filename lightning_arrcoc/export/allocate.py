@@ -1,14 +1,14 @@
 """Relevance -> visual tokens, with numpy alone: what stands outside an exported selector.
 
 A file by itself: `export` copies it beside the selector, and it runs without lightning_arrcoc. It
-chooses what `lightning_arrcoc.relevance.TokenAllocator` chooses, which says why things are so. Where
-choices are worth the same but for rounding, as all are with compress at 1, the two may differ.
+chooses what `lightning_arrcoc.relevance.TokenAllocator` chooses, which says why things are so.
+Where choices are worth the same but for rounding, as all are with compress at 1, they may differ.
 
     relevance_logit, tensions, looks = session.run(None, {...})     # of one image
     tokens = allocate(relevance_logit[0], tensions[0], looks[0], budget=0.1)
 
-Arrays end in their axes: H x W cells, N = H * W, R regions of 4 x 4 cells, Q quadrants of a region, 4
-cells of a quadrant, K numbers of tokens from 0 up or tokens.
+Arrays end in their axes: H x W cells, N = H * W, R regions of 4 x 4 cells, Q quadrants of a region,
+4 cells of a quadrant, K numbers of tokens from 0 up or tokens.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _steepest(value_RK: Floats, tokens: int) -> Whole:
     envelope_RK = np.pad(step_RK.cumsum(1), ((0, 0), (1, 0)))
     corner_RK = value_RK >= envelope_RK - 1e-12 * np.abs(envelope_RK)
     reached_RK = np.where(corner_RK & (number_K <= tokens_R[:, None]), number_K, 0)
-    corner_R = reached_RK.max(1)
+    corner_R: Whole = reached_RK.max(1)
     surplus = int((tokens_R - corner_R).sum())
     if surplus:
         further_R1 = (corner_R + surplus)[:, None]

@@ -35,6 +35,7 @@ REPORT = "int8.json"
 CALIBRATED = 16  # samples that static quantization takes its ranges from; Chosen by us
 GRID, TOKENS = 32, 12  # what the selector is timed on: 1024 x 1024 px and a short question
 BATCH = 10
+LONGEST = 8  # answer, in tokens, as fit measures where the configuration says nothing
 
 
 def export_int8(model: ArrCocQwen3VL, folder: Path, config: DictConfig) -> list[str]:
@@ -52,7 +53,9 @@ def export_int8(model: ArrCocQwen3VL, folder: Path, config: DictConfig) -> list[
         raise ValueError("There is nothing to measure on: data.val has no source.")
     batches = encoded(model, data.val, config.samples, BATCH)
     calibration = encoded(model, data.train or data.val, CALIBRATED, 1)
-    answer = partial(_answered, batches=batches, longest=config.training.max_new_tokens)
+    answer = partial(
+        _answered, batches=batches, longest=config.training.get("max_new_tokens", LONGEST)
+    )
     write_folder(model, folder, language_model=config.bits)
     shutil.copyfile(allocate.__file__, folder / "allocate.py")
     selectors = _selectors(model, folder, calibration, answer, compiled=config.compile)

@@ -73,9 +73,7 @@ def _logged(run: Path) -> Iterator[str]:
     lines = []
     for name, curve in sorted(curves.items()):
         if name.startswith("val/") and len(curve.values) and math.isfinite(curve.values[-1]):
-            lines.append(
-                f"| {Redactor()(name)} | {curve.values[-1]:.4g} | {curve.steps[-1]:.0f} |"
-            )
+            lines.append(f"| {Redactor()(name)} | {curve.values[-1]:.4g} | {curve.steps[-1]:.0f} |")
     if lines:
         table = "\n".join(["| validated last | value | step |", "|---|---|---|", *lines])
         yield f"From the run's `{found.files[0].name}`:\n\n{table}"

@@ -37,14 +37,17 @@ class Measured(NamedTuple):
     def judged(self, before: Measured) -> str:
         """Whether it helps, plainly, and why."""
         time_share, size_share = self.ms / before.ms, self.size / before.size
-        lost = before.accuracy - self.accuracy
-        helps = lost <= LOST and time_share <= SLOWER
-        helps = helps and (time_share < FASTER or size_share < SMALLER)
-        told = (
-            f"{time_share:.2f} x the time, {size_share:.2f} x the bytes, accuracy "
-            f"{100 * before.accuracy:.1f} -> {100 * self.accuracy:.1f} %"
+        faster, smaller = time_share < FASTER, size_share < SMALLER
+        if before.accuracy - self.accuracy > LOST or not (faster or smaller):
+            verdict = "DOES NOT HELP"
+        elif time_share > SLOWER:
+            verdict = "smaller, but SLOWER"
+        else:
+            verdict = "helps"
+        return (
+            f"{self.name}: {verdict} ({time_share:.2f} x the time, {size_share:.2f} x the bytes, "
+            f"accuracy {100 * before.accuracy:.1f} -> {100 * self.accuracy:.1f} %)"
         )
-        return f"{self.name}: {'helps' if helps else 'DOES NOT HELP'} ({told})"
 
 
 def encoded(

@@ -20,7 +20,9 @@ def model_card(settings: Mapping[str, Any], measured: str | None) -> str:
     backbone, lora = str(settings["backbone"]), settings["lora"]
     on_hub = backbone.count("/") == 1 and not backbone.startswith("/")
     own = backbone == "."
-    named = "in this folder, adapters merged into it" if own else f"`{backbone}`, not in this folder"
+    named = (
+        "in this folder, adapters merged into it" if own else f"`{backbone}`, not in this folder"
+    )
     network = settings["network"]
     rows = {
         "backbone": named,

@@ -39,9 +39,7 @@ def test_tokens_are_those_of_the_allocator(
     looks = torch.randn(5, rows, columns, generator=generator)
     tensions = torch.tensor([0.5, compress, focus])
     (expected,) = TokenAllocator(coarse=coarse)([ImageRelevance(logits, tensions, looks)], share)
-    found = by_numpy.allocate(
-        logits.numpy(), tensions.numpy(), looks.numpy(), share, coarse=coarse
-    )
+    found = by_numpy.allocate(logits.numpy(), tensions.numpy(), looks.numpy(), share, coarse=coarse)
     assert found.levels.tolist() == expected.levels.tolist()
     assert found.boxes.tolist() == expected.boxes.tolist()
     assert found.positions.tolist() == expected.positions.tolist()
