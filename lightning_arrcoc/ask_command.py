@@ -64,7 +64,9 @@ def answered(
 ) -> tuple[str, int, int]:
     """The answer, how many tokens it was read from, and how many there were."""
     assert model.processor is not None
-    prompts = model.processor([{"images": [image], "questions": [question], "answers": []}])
+    prompts: dict[str, Any] = model.processor(
+        [{"images": [image], "questions": [question], "answers": []}]
+    )
     output = model.generate(
         **prompts, budget=budget, max_new_tokens=max_new_tokens, do_sample=False
     )

@@ -1,4 +1,4 @@
-"""A trained model from a checkpoint alone: the network is read off the file, not off a configuration."""
+"""A trained model from a checkpoint, which tells by itself what its network is built by."""
 
 from __future__ import annotations
 

@@ -199,8 +199,8 @@ def read_settings(folder: Path) -> Settings:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ValueError(
-            f"{str(path)!r} is no description of a saved ARR-COC: {where}: {first['msg']}. Expected "
-            "one that `export format=hf` or save_pretrained wrote."
+            f"{str(path)!r} is no description of a saved ARR-COC: {where}: {first['msg']}. "
+            "Expected one that `export format=hf` or save_pretrained wrote."
         ) from error
 
 

@@ -33,12 +33,11 @@ def quantize_language_model(backbone: Qwen3VLForConditionalGeneration, bits: Bit
             f"int4 is packed for CPUs, but the backbone is on {backbone.device}. Take int8 there."
         )
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
         # Of torchao 0.18's layouts of int4 it is the one whose kernels run on a CPU.
         from torchao.prototype.quantization.int4.inference_workflow import (
             PrototypeInt4WeightOnlyConfig,
         )
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
         raise ImportError(
             f"{bits} weights need torchao of this version. Run: pip install "

@@ -236,7 +236,7 @@ class ArrCocQwen3VL(nn.Module):
         measured: str | None = None,
         api: HfApi | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes, and give its address. The token is huggingface_hub's.
+        """Upload what `save_pretrained` writes, with huggingface_hub's token, and give its address.
 
         Args:
             repo_id: made where there is none.
