@@ -48,7 +48,7 @@ def export_legacy(program: SelectorProgram, folder: Path) -> str | None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # deprecated, and asks at every size whether it is meant
         try:
-            script = torch.jit.trace(program, program.example, check_trace=False)  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+            script = torch.jit.trace(program, program.example, check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(script, folder / LEGACY)
         except (AttributeError, RuntimeError, NotImplementedError) as error:
             return str(error).strip().splitlines()[0]
@@ -68,5 +68,5 @@ def check_legacy(program: SelectorProgram, folder: Path, sizes: Any = SIZES) -> 
     """Run the reloaded TorchScript beside the network."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        reloaded = torch.jit.load(folder / LEGACY)  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+        reloaded = torch.jit.load(folder / LEGACY)  # type: ignore[no-untyped-call]
     return check(lambda inputs: reloaded(*inputs), program, sizes)
