@@ -35,11 +35,26 @@ def export_onnx(program: SelectorProgram, folder: Path) -> None:
             dynamic_shapes=program.axes,
             input_names=list(INPUTS),
             output_names=list(program.outputs),
+            custom_translation_table={torch.ops.aten.logsumexp.default: log_sum_exp},
             verbose=False,
         )
     assert exported is not None
     exported.save(str(folder / FILE), external_data=False)
     shutil.copyfile(allocate.__file__, folder / "allocate.py")
+
+
+def log_sum_exp(values: Any, axes: Any, keepdim: bool = False) -> Any:
+    """In ONNX operators, with the maximum taken out first.
+
+    ONNX's own ReduceLogSumExp answers minus infinity in onnxruntime 1.31 where all values are below
+    -88 or so, and infinity in other runtimes where one is above 88.
+    """
+    from onnxscript import opset18 as op
+
+    along = op.Constant(value_ints=list(axes))
+    top = op.ReduceMax(values, along, keepdims=1)
+    total = op.ReduceSum(op.Exp(op.Sub(values, top)), along, keepdims=int(keepdim))
+    return op.Add(op.Log(total), top if keepdim else op.Squeeze(top, along))
 
 
 def check_onnx(program: SelectorProgram, folder: Path, sizes: Any = SIZES) -> Checked:
