@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_arrcoc.contest import FULL
 from lightning_arrcoc.loggers.redaction import Redactor
 from lightning_arrcoc.plugins.verifying import read_manifest
 from lightning_arrcoc.report.command import read
@@ -47,15 +48,17 @@ def _compared(run: Path, checkpoint: Path) -> Iterator[str]:
         found = json.loads(path.read_text(encoding="utf-8"))
         budgets = [float(budget) for budget in found["budgets"]]
         rows = {str(name): list(map(_shown, row)) for name, row in found["exact_match"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        full = rows.pop(FULL)[:1] + [""] * len(budgets)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
         yield f"The run's `{RESULTS}` could not be read; it is left out."
         return
-    heading = " | ".join(f"{budget:.0%} of the tokens" for budget in budgets)
-    table = [f"| selector | {heading} |", "|---|" + "---|" * len(budgets)]
-    table += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    shares = [f"{budget:.0%} of the tokens" for budget in budgets]
+    lines = [["selector", "all tokens", *shares], ["---"] * (2 + len(budgets)), [FULL, *full]]
+    lines += [[name, "", *cells] for name, cells in rows.items()]
+    table = [f"| {' | '.join(cells)} |" for cells in lines]
     yield (
         "Exact match in per cent on the run's test split, visual tokens a sample in brackets "
-        f"(`{RESULTS}`; one figure alone is with all tokens):\n\n" + "\n".join(table)
+        f"(`{RESULTS}`):\n\n" + "\n".join(table)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def model() -> ArrCocQwen3VL:
 
 @pytest.fixture(scope="session")
 def program(model: ArrCocQwen3VL) -> SelectorProgram:
-    return SelectorProgram(model.arr_coc).eval().requires_grad_(False)
+    # A copy: whoever trains the model elsewhere wants gradients.
+    return SelectorProgram(copy.deepcopy(model.arr_coc)).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,9 @@ def save() -> Callable[..., Path]:
             "global_step": 7,
             "pytorch-lightning_version": "2.6.6",
             STAMPS: {
-                "architecture": {"own": ArrCocModule(model, HardChoice(seed=0)).architecture()},
+                "architecture": {
+                    "own": ArrCocModule(model, objective=HardChoice(seed=0)).architecture()
+                },
                 "metrics": metrics,
             },
         }

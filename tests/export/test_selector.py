@@ -36,7 +36,8 @@ def test_a_network_whose_channels_tell_nothing_of_looks_has_two_outputs() -> Non
     assert program.outputs == OUTPUTS[:2]
     assert len(program(*program.inputs((1, 3, 3, 2)))) == 2
     checked = check(lambda inputs: program(*inputs), program, FEW)
-    assert checked.sound and checked.alike == 3
+    assert checked.sound
+    assert checked.alike == 3
 
 
 def test_the_same_program_is_sound(program: SelectorProgram) -> None:
@@ -45,7 +46,7 @@ def test_the_same_program_is_sound(program: SelectorProgram) -> None:
     assert (checked.sizes, checked.alike, checked.sound) == (3, 3, True)
 
 
-@pytest.mark.parametrize("wrong", [1e-3, float("nan"), float("inf")])
+@pytest.mark.parametrize("wrong", [0.1, float("nan"), float("inf")])
 def test_a_program_that_answers_otherwise_is_not(wrong: float, program: SelectorProgram) -> None:
     def off(inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
         logit, *rest = program(*inputs)
