@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from lightning_arrcoc.compare.blueprint import blueprint_of, lora_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.lora import add_lora
-from lightning_arrcoc.vlm.pretrained import saved_folder
 from lightning_arrcoc.weights import fitting_weights
 
 OWN = "arr_coc."  # how names of ARR-COC's weights begin in a checkpoint
@@ -34,7 +33,7 @@ def load_trained(path: str | Path, **options: Any) -> ArrCocQwen3VL:
     Raises:
         ValueError: it holds no ARR-COC, or one of another backbone or architecture.
     """
-    if saved_folder(str(path)) is not None:
+    if Path(path).is_dir():  # never by its name alone, which may have the form of a hub id
         kept = {key: options[key] for key in options if key not in ("backbone", "random_weights")}
         return ArrCocQwen3VL.from_pretrained(str(path), **kept).eval()
     content = torch.load(path, map_location="cpu", weights_only=True)
