@@ -44,7 +44,7 @@ def ask(config: DictConfig, image: Image.Image, checkpoint: str | None) -> int:
         checkpoint: that is there and whole, or a saved folder. None: the backbone answers by
             itself, from all tokens unless a budget is asked for, which an untrained ARR-COC spends.
     """
-    options = options_of(config, list(HydraConfig.get().overrides.task))
+    options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
     torch.manual_seed(config.seed)
     if checkpoint is None:
         model = ArrCocQwen3VL.from_pretrained(**options).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,30 @@ def load_trained(path: str | Path, **options: Any) -> ArrCocQwen3VL:
     return model.eval()
 
 
-def options_of(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+def options_of(
+    config: DictConfig, overrides: Sequence[str], checkpoint: str | None
+) -> dict[str, Any]:
     """What a configuration's `model` says of the backbone, for `load_trained`.
 
     Args:
         config: with a node `model`.
         overrides: the words of the command line.
+        checkpoint: a file, or a saved folder, which has a backbone, `select` and `budget` of its
+            own: the last two count unless they are on the command line.
 
     Raises:
-        ValueError: they set what the checkpoint decides.
+        ValueError: the words set what the checkpoint decides.
     """
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if key.replace("/", ".").startswith(tuple(f"model.{part}" for part in FROM_CHECKPOINT)):
-            raise ValueError(f"{word}: the network is read off the checkpoint; leave this out.")
-    return {key: config.model[key] for key in OF_BACKBONE}
+    named = {word.lstrip("+~").partition("=")[0].replace("/", "."): word for word in overrides}
+    folder = checkpoint is not None and Path(checkpoint).is_dir()
+    decided = [f"model.{part}" for part in (*FROM_CHECKPOINT, *(["backbone"] if folder else []))]
+    for key, word in named.items():
+        if checkpoint is not None and key.startswith(tuple(decided)):
+            raise ValueError(f"{word}: this is read off {checkpoint!r}; leave it out.")
+    options = {key: config.model[key] for key in OF_BACKBONE}
+    if folder:
+        options |= {key: None for key in ("select", "budget") if f"model.{key}" not in named}
+    return options
 
 
 def _described(path: str | Path, content: Mapping[str, Any]) -> Any:

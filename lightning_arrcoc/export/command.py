@@ -45,7 +45,7 @@ def export(config: DictConfig, checkpoint: str) -> int:
         0, or 1 where the exported form does not answer as torch does: then nothing is written.
     """
     out = Path(config.out or f"{FOLDER}/{config.format}")
-    options = options_of(config, list(HydraConfig.get().overrides.task))
+    options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
     try:
         with replacing_folder(out, replace=config.overwrite and is_ours(out)) as new:
             model = load_trained(checkpoint, **options)

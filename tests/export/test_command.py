@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 from lightning_arrcoc import ArrCocQwen3VL, cli
+from lightning_arrcoc.ask_words import named_words
+from lightning_arrcoc.config import check_overrides
 from lightning_arrcoc.export import FORMATS, command
 from lightning_arrcoc.export.selector import SIZES, Checked, SelectorProgram, check
 
@@ -100,8 +104,8 @@ def test_what_answers_otherwise_is_not_written_and_ends_with_1(
         ((), "format=None; choose one"),
         (("format=onnx", "merge_lora=true"), "merge_lora=true is for format=hf"),
         (("format=hf", "merge_lora=true"), "no adapters to merge"),
-        (("format=hf", "model.arr_coc.query_blind=true"), "read off the checkpoint"),
-        (("format=hf", "model/lora=default"), "read off the checkpoint"),
+        (("format=hf", "model.arr_coc.query_blind=true"), "this is read off"),
+        (("format=hf", "model/lora=default"), "this is read off"),
         (("format=int8", "bits=int3"), "bits=int3; choose int8 or int4"),
         (("format=int8", "samples=0"), "samples=0; expected 1 or more"),
     ],
@@ -133,3 +137,20 @@ def test_a_missing_package_is_named_with_the_line_that_brings_it(
 def test_every_format_has_a_file_of_its_own() -> None:
     folder = Path(command.__file__).parent
     assert all((folder / f"{name}.py").is_file() for name in FORMATS)
+
+
+DOC = Path(__file__).parents[2] / "docs" / "from_checkpoint_to_service.md"
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^python -m lightning_arrcoc (?:export|ask).*$", DOC.read_text(), re.M)
+)
+def test_the_page_names_words_that_exist(line: str) -> None:
+    name, *words = shlex.split(line, comments=True)[3:]
+    words = named_words(words) if name == "ask" else words
+    chosen = [word.replace("...", "last.ckpt").replace("<run>", "run") for word in words]
+    assert len(check_overrides(name, chosen)) == len(words)
+
+
+def test_the_page_tells_of_every_format() -> None:
+    assert all(f"| `{name}` |" in DOC.read_text() for name in FORMATS)
