@@ -15,7 +15,7 @@ from lightning_arrcoc.vlm.loading import TINY_FOLDER
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PREDICT = ("ckpt=", "image=", "question=", "explain=", "explain_samples=")
-EXPORT = "format="
+EXPORT = ("format=", "compile=")
 OVERRIDE = re.compile(r"(?<![\w./])((?:[a-z_]+\.)*[a-z_]+=[\w./\-]+)")
 
 
@@ -23,7 +23,7 @@ def overrides_in_prose() -> list[str]:
     """Every key=value in README's inline code that a run of fit could take."""
     code = re.findall(r"`([^`\n]+)`", README)
     found = {word for text in code for word in OVERRIDE.findall(text)}
-    return sorted(word for word in found if not word.startswith((*PREDICT, EXPORT)))
+    return sorted(word for word in found if not word.startswith((*PREDICT, *EXPORT)))
 
 
 @pytest.mark.skipif(not (TINY_FOLDER / "model.safetensors").exists(), reason="no weights yet")
