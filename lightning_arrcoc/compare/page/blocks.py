@@ -20,21 +20,45 @@ MONO_FONTS = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 AT_ONCE = 4  # events of a kind; chosen by us: those who answer stand in one line anyway
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 TABS = {
-    "why": "Why these tokens",
-    "agreement": "Who keeps what",
-    "costs": "Time and memory",
-    "channels": "Texture channels",
+    "why": "Why", "agreement": "Overlap", "costs": "Cost", "channels": "Channels",
     "history": "History",
+}  # fmt: skip
+OURS = {  # the names of page.css; what is dark there is dark here
+    f"{key}{ending}": f"var(--{ours})"
+    for ending in ("", "_dark")
+    for key, ours in {
+        "body_background_fill": "page",
+        "body_text_color": "ink",
+        "body_text_color_subdued": "quiet",
+        "background_fill_primary": "surface",
+        "background_fill_secondary": "page",
+        "block_background_fill": "surface",
+        "block_border_color": "line",
+        "block_label_text_color": "quiet",
+        "block_title_text_color": "ink",
+        "block_info_text_color": "quiet",
+        "border_color_primary": "line",
+        "border_color_accent": "accent",
+        "input_background_fill": "page",
+        "input_border_color": "line",
+        "slider_color": "accent",
+        "button_primary_background_fill": "accent",
+        "button_secondary_background_fill": "surface",
+        "button_secondary_border_color": "line",
+        "button_secondary_text_color": "ink",
+    }.items()
 }
+PLAIN: dict[str, Any] = {"apply_default_css": False, "js_on_load": None}
 OF_SEVERAL = ("agreement", "history")
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plainest, in fonts that are there already."""
-    return gr.themes.Base(
-        primary_hue="blue", neutral_hue="stone", radius_size="sm",
+    """Gradio's plainest, in our colours and in fonts that are there already."""
+    plain = gr.themes.Base(
+        primary_hue="blue", neutral_hue="slate", radius_size="md",
         font=SYSTEM_FONTS, font_mono=MONO_FONTS,
     )  # fmt: skip
+    return plain.set(color_accent="var(--accent)", **OURS)
 
 
 def build_blocks(page: Page, examples: Sequence[Example], percent: int) -> gr.Blocks:
@@ -47,19 +71,18 @@ def build_blocks(page: Page, examples: Sequence[Example], percent: int) -> gr.Bl
     """
     single = page.settings.is_single
     with gr.Blocks(title=page.settings.title, analytics_enabled=False) as blocks:
-        gr.HTML(render("introduction", title=page.settings.title, single=single))
+        gr.HTML(render("introduction", title=page.settings.title, single=single), **PLAIN)
         with gr.Row(elem_id="asking"):
             with gr.Column(scale=5, min_width=300):
                 picture = _picker(page, examples)
             with gr.Column(scale=7, min_width=300):
                 question, contestants, budget, ask, stop = _questions(page, examples, percent)
-        shown = [gr.HTML(elem_id="asked"), gr.HTML(elem_id="answers")]
+        shown = [gr.HTML(elem_id=name, **PLAIN) for name in ("asked", "answers")]
         with gr.Tabs(elem_id="reasons"):
             for name, label in TABS.items():
                 # A view that has no tab is there all the same, so that `Shown` fits both modes.
                 with gr.Tab(label, visible=not (single and name in OF_SEVERAL)):
-                    view = render("empty")
-                    shown.append(gr.HTML(view, elem_id=name))
+                    shown.append(gr.HTML(render("empty"), elem_id=name, **PLAIN))
         _connect(page, blocks, picture, question, contestants, budget, ask, stop, shown)
     return blocks.queue(
         max_size=page.settings.max_waiting, default_concurrency_limit=AT_ONCE, api_open=False

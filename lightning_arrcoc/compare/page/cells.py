@@ -16,6 +16,7 @@ from lightning_arrcoc.pictures.maps import Scale, found
 from lightning_arrcoc.relevance import Allocation
 
 DROPPED_HERE = -1
+FLAT = 0.01  # values that differ by less look alike; chosen by us: captions have two decimals
 
 
 class CellMap(NamedTuple):
@@ -55,10 +56,20 @@ class Outlines(NamedTuple):
 
 
 def cell_map(name: str, values_HW: Tensor, scale: Scale) -> CellMap:
-    """A map in the colours that sheets have as well."""
+    """A map in the colours of `scale`, spread over the values that are there.
+
+    What decides is which cells have more than others, so small differences are to be seen; what
+    they amount to stands below, and is read by pointing. Two signs keep zero in the middle.
+    """
     values = values_HW.detach().float().cpu()
     rows, columns = values.shape
-    shades = colormaps[scale.colours](Normalize(scale.low, scale.high)(values.numpy()))
+    low, high = (float(end) for end in values.aminmax())
+    if scale.low < 0 < scale.high:
+        high = max(-low, high)
+        low = -high
+    middle = FLAT / 2 if high - low < FLAT else 0.0  # no noise where all are alike
+    spread = Normalize(low - middle, high + middle)
+    shades = colormaps[scale.colours](spread(values.numpy()))
     pixels = np.round(shades[..., :3] * 255).astype(np.uint8)
     hundredths = (values * 100).round().long().flatten().tolist()
     return CellMap(

@@ -49,9 +49,10 @@ def build_app(
     blocks = build_blocks(page, examples, percent)
     # Gradio keeps the widgets of each session; beyond so many the oldest are forgotten.
     blocks.state_session_capacity = 2 * page.settings.max_visits
+    # Not as `css`, which Gradio rewrites: rules in media queries would not hold.
+    head = f"<style>{asset('page.css')}</style><script>{asset('pointing.js')}</script>"
     app = gr.mount_gradio_app(
-        FastAPI(openapi_url=None), blocks, "/", theme=theme(), css=asset("page.css"),
-        head=f"<script>{asset('pointing.js')}</script>", footer_links=[], run_history=False,
+        FastAPI(openapi_url=None), blocks, "/", theme=theme(), head=head, footer_links=[], run_history=False,
         allowed_paths=[], show_error=False, ssr_mode=False, mcp_server=False, pwa=False,
         enable_monitoring=False, max_file_size=1,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from PIL import Image
@@ -38,7 +39,8 @@ PULLS = {  # what the two ends of a tension do
     "compress": "many coarse tokens, against few fine ones",
     "focus": "look-alikes count in full, against each counting less",
 }
-MOST_LISTED = 40  # rows of the history on the page; the file has all
+DENSE = 80  # tokens, from which on frames are thin; chosen by us: they would hide the picture
+MOST_LISTED = 30  # questions of the history on the page; the file has all
 
 
 def picture_view(image: Image.Image) -> str:
@@ -73,7 +75,7 @@ def answers_view(
         outcomes=outcomes, kept=kept, size=size, percent=percent, preview=preview,
         waiting=waiting, hint="" if waiting else hint(answered), built_in=BUILT_IN,
         tokens={name: len(allocation.levels) for name, allocation in drawn.items()},
-        levels={level: level_colour(level) for level in levels},
+        levels={level: level_colour(level) for level in levels}, dense=DENSE,
     )  # fmt: skip
 
 
@@ -156,7 +158,13 @@ def channels_view(contestants: Sequence[Contestant], size: tuple[int, int]) -> s
 def history_view(rows: Sequence[Row]) -> str:
     """The last answers, and a file with all of them."""
     file = base64.b64encode(as_csv(rows).encode()).decode()
-    return render("history", rows=rows[::-1][:MOST_LISTED], count=len(rows), file=file)
+    questions = [
+        list(answers)
+        for _, answers in groupby(rows, lambda row: (row.time, row.question, row.budget_percent))
+    ]
+    return render(
+        "history", questions=questions[::-1][:MOST_LISTED], count=len(questions), file=file
+    )
 
 
 def notice(text: str) -> str:
