@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "answer a question about a picture (image=... question=...) or the test split",
     "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
+    "compare": "ask checkpoints side by side on a page of this machine (checkpoints=DIR)",
 }
 PLAIN = {  # these take no configuration
     "checkpoints": "list the checkpoints of a folder; --verify reads them all",

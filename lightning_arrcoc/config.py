@@ -47,12 +47,24 @@ OPTIONS: Mapping[str, Any] = {
     "most": int,
     "workers": int | None,
     "rebuild": bool,
+    "checkpoints": str | None,
+    "mode": str,
+    "checkpoint": str | None,
+    "export": str | None,
+    "examples": str | None,
+    "port": int,
+    "max_waiting": int,
+    "timeout_s": float,
+    "max_new_tokens": int,
+    "max_upload_mb": float,
 }
 LEAST = {
     "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
+    "port": 0, "max_waiting": 1, "timeout_s": 1, "max_new_tokens": 1, "max_upload_mb": 1,
 }  # fmt: skip
 FREE_TEXT = (
     "question", "image", "ckpt", "weights", "folder", "model.backbone", "data.texture_cache",
+    "checkpoints", "checkpoint", "export", "examples",
 )  # fmt: skip
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
@@ -126,7 +138,7 @@ def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
         if (least if plain.get(key) is None else plain[key]) < least:
             raise ValueError(f"{key}={plain[key]}; expected {least} or more.")
     _check_hydra(hydra)
-    if "topic" not in plain:  # doctor says so itself
+    if not {"topic", "checkpoints"} & plain.keys():  # doctor and compare write nothing there
         _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
 
 
