@@ -82,7 +82,8 @@ class Guard:
         if is_read:
             return None
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        is_local = self.hosts is not None
+        if is_local and origin is not None and origin.partition("://")[2] != headers.get("host"):
             return 403, "Another site's page may not ask here."
         length = headers.get("content-length", "")
         if not length.isdecimal() or "transfer-encoding" in headers:

@@ -12,7 +12,13 @@ from lightning_arrcoc.compare.page.asking import Page
 from lightning_arrcoc.compare.page.examples import from_folder
 from lightning_arrcoc.compare.page.serving import HERE, LOCAL_NAMES, build_app, listen, serve
 from lightning_arrcoc.compare.page.settings import SINGLE, PageSettings
-from lightning_arrcoc.compare.page.space import BACKBONE, CHECKPOINT, EXAMPLES, SETTINGS
+from lightning_arrcoc.compare.page.space import (
+    BACKBONE,
+    CHECKPOINTS,
+    EXAMPLES,
+    NAME,
+    SETTINGS,
+)
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 
 USUAL_PORT = 7860
@@ -52,9 +58,9 @@ def _page(folder: Path, told: dict[str, Any]) -> Page:
         max_new_tokens=told["max_new_tokens"],
         **{key: value for key, value in told["model"].items() if value is not None},
     )  # fmt: skip
-    comparator.register_folder(folder / CHECKPOINT)
+    comparator.register_folder(folder / CHECKPOINTS)
     settings = PageSettings(
-        mode=SINGLE, checkpoint=CHECKPOINT, max_upload_mb=told["max_upload_mb"],
+        mode=SINGLE, checkpoint=NAME, max_upload_mb=told["max_upload_mb"],
         max_waiting=told["max_waiting"],
     )  # fmt: skip
     return Page(comparator, settings)

@@ -16,7 +16,6 @@ class PageSettings(NamedTuple):
     Attributes:
         mode: "compare", or "single" for one checkpoint and nothing kept of a visitor.
         checkpoint: who answers in single mode.
-        title: at the top.
         max_upload_mb: MiB of a request, the picture in it included.
         max_pixels: larger pictures are made smaller in the browser, and refused here.
         max_waiting: events in the queue; who comes then is turned away.
@@ -25,7 +24,6 @@ class PageSettings(NamedTuple):
 
     mode: str = COMPARE
     checkpoint: str | None = None
-    title: str = "Compare checkpoints"
     max_upload_mb: float = 12.0
     max_pixels: int = 2 * 1024 * 1024
     max_waiting: int = 32
@@ -34,3 +32,8 @@ class PageSettings(NamedTuple):
     @property
     def is_single(self) -> bool:
         return self.mode == SINGLE
+
+    @property
+    def title(self) -> str:
+        """At the top, and of the browser's tab."""
+        return "Ask about a picture" if self.is_single else "Compare checkpoints"

@@ -32,7 +32,8 @@ NEEDED = (  # what the page imports, as it is installed here
     "fsspec", "jinja2", "kornia", "lightning", "matplotlib", "numpy", "nvidia-ml-py", "packaging",
     "pillow", "psutil", "rapidfuzz", "rich", "safetensors", "torch", "torchmetrics", "transformers",
 )  # fmt: skip
-CHECKPOINT, BACKBONE, EXAMPLES, SETTINGS = "checkpoint", "backbone", "examples", "space.json"
+CHECKPOINTS, BACKBONE, EXAMPLES, SETTINGS = "checkpoints", "backbone", "examples", "space.json"
+NAME = "ARR-COC"  # of the checkpoint there; its own may tell of a folder here
 PYTHON = tuple(map(str, sys.version_info[:2]))
 APP = '''"""Asks one checkpoint of ARR-COC about pictures."""
 
@@ -78,7 +79,7 @@ def write_space(
         folder.mkdir()
         backbone = _write_backbone(folder, str(model["backbone"]))
         with_lora = _write_checkpoint(
-            folder / CHECKPOINT, comparator, str(settings.checkpoint), backbone
+            folder / CHECKPOINTS, comparator, str(settings.checkpoint), backbone
         )
         told = {
             "backbone": backbone,
@@ -135,7 +136,7 @@ def _write_checkpoint(
         }
     content[IDENTITY]["name"] = backbone
     folder.mkdir()
-    write_checkpoint(content, folder / f"{CHECKPOINT}.ckpt")
+    write_checkpoint(content, folder / f"{NAME}.ckpt")
     return description.lora is not None
 
 
