@@ -96,6 +96,7 @@ def _picker(page: Page, examples: Sequence[Example]) -> gr.HTML:
         html_template=asset("picker.html"),
         js_on_load=asset("picker.js"),
         apply_default_css=False,
+        said="",
         examples=[one._asdict() for one in examples],
         max_pixels=page.settings.max_pixels,
         # What else a request holds takes a few thousand.

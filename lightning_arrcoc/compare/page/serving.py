@@ -18,7 +18,7 @@ from lightning_arrcoc.memory.readings import MIB
 HERE = "127.0.0.1"
 LOCAL_NAMES = ("127.0.0.1", "localhost")
 MOST_CONNECTIONS = 400  # chosen by us: an open page holds two
-PATIENCE_S = 2  # for connections that are open when it ends; chosen by us: pages keep theirs open
+PATIENCE_S = 1  # for connections that are open when it ends; chosen by us: pages keep theirs open
 EVERYWHERE_OFF = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SHARE": "False",

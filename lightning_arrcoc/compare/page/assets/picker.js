@@ -1,6 +1,6 @@
 // Whatever picture is chosen is drawn onto a canvas and sent as PNG: it loses its metadata, is
 // turned upright, made smaller where it is too large, and no JPEG ever leaves the browser.
-const say = text => { const line = element.querySelector(".said"); if (line) line.textContent = text; };
+const say = text => { props.said = text; };  // a part of the template: what is drawn anew keeps it
 
 async function take(file) {
   if (!file) return;
@@ -40,6 +40,7 @@ element.addEventListener("click", event => {
   const button = event.target.closest(".examples button");
   if (!button) return;
   const example = props.examples[Number(button.dataset.number)];
+  say("");
   use(example.url);
   if (example.question) trigger("select", { question: example.question });
 });
