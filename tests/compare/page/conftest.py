@@ -79,8 +79,8 @@ class Server(NamedTuple):
 
 
 def environment(**more: str) -> dict[str, str]:
-    found = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
-    return found | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), found.get("PYTHONPATH")]))}
+    usual = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **usual, **more}
 
 
 def started(command: list[str], folder: Path, **more: str) -> tuple[subprocess.Popen[str], str]:

@@ -206,7 +206,6 @@ def test_fifty_at_once_are_answered_or_turned_away_and_memory_has_an_end(server:
     answered = [told for status, told in replies if status == 200]
     turned_away = [told for status, told in replies if status == 503]
     assert len(answered) + len(turned_away) == AT_ONCE
-    print("ANSWERED", len(answered), len(turned_away), max(readings) - before >> 20, len(heavy) >> 10)
     assert len(answered) >= 4
     assert all("data-name" in told for told in answered)
     # A request is held a few times over: as text, as JSON, as pixels. Fifty of them without a
