@@ -61,9 +61,7 @@ def hint(contestants: Sequence[Contestant]) -> str:
             f"The answers differ. {told}. Ask “{FULL}” as well: it tells whether the tokens or "
             "the backbone are to blame."
         )
-    others = [
-        one.name for one in contestants if plain(one.answer) != plain(full.answer)
-    ]
+    others = [one.name for one in contestants if plain(one.answer) != plain(full.answer)]
     return (
         f"The answers differ. {told}. With all tokens it is “{full.answer}”, so look at what "
         f"{_listed(others)} dropped, raise the budget and ask again."

@@ -104,9 +104,7 @@ class Page:
         image = picture_of(picture, self.settings.max_pixels)
         number, size = visit.begin(), image.size
         outcomes: list[Outcome] = []
-        yield Shown(
-            views.picture_view(image), views.answers_view([], size, percent, waiting=names)
-        )
+        yield Shown(views.picture_view(image), views.answers_view([], size, percent, waiting=names))
         for outcome in self._outcomes(image, question, names, budget, visit, number):
             outcomes.append(outcome)
             waiting = names[len(outcomes) :]
@@ -157,7 +155,9 @@ class Page:
             raise ValueError(f"Choose one to {MOST_CONTESTANTS} contestants.")
         unknown = [name for name in names if not isinstance(name, str) or name not in known]
         if unknown:
-            raise ValueError(f"There is no checkpoint {str(unknown[0])!r:.80}. Choose from the list.")
+            raise ValueError(
+                f"There is no checkpoint {str(unknown[0])!r:.80}. Choose from the list."
+            )
         return list(dict.fromkeys(names))
 
 

@@ -69,7 +69,9 @@ def settings_of(config: DictConfig) -> PageSettings:
     mode = SINGLE if config.export is not None else config.mode
     if mode == COMPARE and config.checkpoint is not None:
         raise ValueError("checkpoint= is for mode=single; choose contestants on the page.")
-    return PageSettings(mode=mode, max_upload_mb=config.max_upload_mb, max_waiting=config.max_waiting)
+    return PageSettings(
+        mode=mode, max_upload_mb=config.max_upload_mb, max_waiting=config.max_waiting
+    )
 
 
 def folder_of(config: DictConfig) -> Path:

@@ -11,7 +11,8 @@ from lightning_arrcoc.compare.contestants import Contestant
 from lightning_arrcoc.memory.readings import MIB
 
 # What a spreadsheet takes for the beginning of a formula, and what it skips before one.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "＝", "＋", "－", "＠")
+FULL_WIDTH = ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # what some take for =, +, - and @
+FORMULA_STARTS = ("=", "+", "-", "@", "|", "\t", "\r", "\n", *FULL_WIDTH)
 
 
 class Row(NamedTuple):
@@ -41,11 +42,16 @@ def rows_of(
     return [
         Row(
             time, question, one.name, one.answer, one.tokens, one.cells, percent,
-            *(round(1000 * seconds, 2) for seconds in (*one.times, one.swap_s)),
+            _ms(one.times.texture), _ms(one.times.selection), _ms(one.times.vision),
+            _ms(one.times.prefill), _ms(one.times.decode), _ms(one.swap_s),
             round(one.peak_bytes / MIB, 1), round(one.base_bytes / MIB, 1),
         )
         for one in contestants
     ]  # fmt: skip
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 2)
 
 
 def as_csv(rows: Sequence[Row]) -> str:

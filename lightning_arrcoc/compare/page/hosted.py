@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def main(folder: Path) -> None:
             ancestors=FRAMED_BY if hosted else "'none'",
         )
         print(f"page: http://{host}:{taken.getsockname()[1]}", flush=True)
-        serve(app, taken)
+        with suppress(KeyboardInterrupt):
+            serve(app, taken)
 
 
 def _page(folder: Path, told: dict[str, Any]) -> Page:

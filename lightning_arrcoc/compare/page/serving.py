@@ -52,9 +52,9 @@ def build_app(
     # Not as `css`, which Gradio rewrites: rules in media queries would not hold.
     head = f"<style>{asset('page.css')}</style><script>{asset('pointing.js')}</script>"
     app = gr.mount_gradio_app(
-        FastAPI(openapi_url=None), blocks, "/", theme=theme(), head=head, footer_links=[], run_history=False,
-        allowed_paths=[], show_error=False, ssr_mode=False, mcp_server=False, pwa=False,
-        enable_monitoring=False, max_file_size=1,
+        FastAPI(openapi_url=None), blocks, "/", theme=theme(), head=head, footer_links=[],
+        run_history=False, allowed_paths=[], show_error=False, ssr_mode=False, mcp_server=False,
+        pwa=False, enable_monitoring=False, max_file_size=1,
     )  # fmt: skip
     return Guard(app, int(page.settings.max_upload_mb * MIB), hosts, ancestors)
 
@@ -85,9 +85,8 @@ def serve(app: Guard, taken: socket.socket) -> None:
     Raises:
         KeyboardInterrupt: SIGINT came; open connections were closed.
     """
-    uvicorn.Server(
-        uvicorn.Config(
-            app, log_level="warning", access_log=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=PATIENCE_S, server_header=False, ws="none",
-        )  # fmt: skip
-    ).run(sockets=[taken])
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=PATIENCE_S, server_header=False, ws="none",
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[taken])

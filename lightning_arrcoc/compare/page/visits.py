@@ -90,7 +90,9 @@ class Visits:
         with self._guard:
             visit = self._kept.setdefault(session, Visit())
             self._kept.move_to_end(session)
-            while len(self._kept) > 1 and (len(self) > self.most or self._bytes() > self.most_bytes):
+            while len(self._kept) > 1 and (
+                len(self) > self.most or self._bytes() > self.most_bytes
+            ):
                 self._kept.popitem(last=False)[1].stop()
             return visit
 

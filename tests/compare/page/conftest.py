@@ -99,6 +99,15 @@ def started(command: list[str], folder: Path, **more: str) -> tuple[subprocess.P
     return process, said.read_text().split("page: ")[1].split()[0]
 
 
+def interrupted(process: subprocess.Popen[str]) -> int:
+    """The exit code after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+
+
 @pytest.fixture(scope="session")
 def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if find_spec("gradio") is None:
@@ -112,8 +121,4 @@ def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         work, PICTURE_NOTES=str(notes),
     )  # fmt: skip
     yield Server(url, folder, notes, process)
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(PATIENCE_S)
-    finally:
-        process.kill()
+    assert interrupted(process) == 130  # Ctrl-C, as the other commands answer it

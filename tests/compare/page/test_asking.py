@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_arrcoc.compare import CheckpointComparator, comparator as comparing
+from lightning_arrcoc.compare import CheckpointComparator
+from lightning_arrcoc.compare import comparator as comparing
 from lightning_arrcoc.compare.page.asking import Page, Shown
 from lightning_arrcoc.compare.page.pictures import png_url
 from lightning_arrcoc.compare.page.settings import MOST_QUESTION, SINGLE, PageSettings
@@ -40,7 +41,9 @@ def names_in(shown: Shown) -> list[str]:
 
 
 def tokens_in(shown: Shown) -> list[int]:
-    return [int(number) for number in re.findall(r"<b>(\d+)</b> of \d+ tokens", shown.answers or "")]
+    return [
+        int(number) for number in re.findall(r"<b>(\d+)</b> of \d+ tokens", shown.answers or "")
+    ]
 
 
 def test_each_answer_is_shown_as_soon_as_it_is_there(ask) -> None:

@@ -87,9 +87,7 @@ def test_an_empty_folder_and_a_port_that_is_taken_are_told_at_once(here, tmp_pat
     assert (code, "is not to be had" in told, "port=0" in told) == (2, True, True)
 
 
-def test_examples_are_a_folders_first_pictures_with_their_questions(
-    image, tmp_path: Path
-) -> None:
+def test_examples_are_a_folders_first_pictures_with_their_questions(image, tmp_path: Path) -> None:
     for number in range(10):
         image.save(tmp_path / f"{number}.png")
     (tmp_path / "0.txt").write_text("What?\n")
@@ -102,7 +100,7 @@ def test_examples_are_a_folders_first_pictures_with_their_questions(
         from_folder(tmp_path)
     for folder in (tmp_path / "none", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(ValueError, match="no folder|no picture"):
+        with pytest.raises(ValueError, match=r"no folder|no picture"):
             from_folder(folder)
 
 

@@ -30,7 +30,18 @@ def test_every_column_has_its_name_and_numbers_stay_numbers() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =cmd|'/c calc'!A1", "|x", "＝1"],
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "  =cmd|'/c calc'!A1",
+        "|x",
+        "\uff1d1",
+    ],
 )
 def test_no_text_is_a_formula(text: str) -> None:
     (found,) = read(as_csv([row(text, text)]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import sys
 from importlib.util import find_spec
@@ -22,7 +20,7 @@ from lightning_arrcoc.compare.page.settings import SINGLE, PageSettings
 from lightning_arrcoc.compare.page.space import NAME, new_folder, write_space
 from lightning_arrcoc.plugins.manifest import STAMPS
 
-from .conftest import PATIENCE_S, Server, started
+from .conftest import Server, interrupted, started
 
 QUESTION = "Which digit is red?"
 MODEL = {"backbone": "tiny", "select": "before_vision", "budget": 0.5, "dtype": "float32"}
@@ -76,7 +74,9 @@ def test_nothing_in_it_tells_where_it_was_made(export, checkpoints: Path, tmp_pa
     for path in files:
         content = path.read_bytes()
         assert not [secret for secret in secrets if secret.encode() in content], path
-    assert os.listdir(folder.parent) == ["space"]  # nothing half done beside it
+    assert [path.name for path in folder.parent.iterdir()] == [
+        "space"
+    ]  # nothing half done beside it
 
 
 def test_it_holds_small_weights_and_no_optimizer(export) -> None:
@@ -85,9 +85,7 @@ def test_it_holds_small_weights_and_no_optimizer(export) -> None:
     assert all(name.startswith("arr_coc.") for name in content["state_dict"])
 
 
-def test_a_backbone_of_a_folder_is_copied_without_its_place(
-    export, backbone_folder: Path
-) -> None:
+def test_a_backbone_of_a_folder_is_copied_without_its_place(export, backbone_folder: Path) -> None:
     folder = export(model=MODEL | {"backbone": str(backbone_folder)})
     assert (folder / "backbone" / "config.json").is_file()
     assert list((folder / "backbone").glob("*.safetensors"))
@@ -133,5 +131,5 @@ def test_it_runs_from_another_folder_with_its_own_copy_of_the_code(
         assert f'data-name=\\"{NAME}\\"' in told  # whoever is asked for
         assert list((elsewhere / "lightning_arrcoc").rglob("*.pyc"))  # its own code ran
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE_S)
+        ended = interrupted(process)
+    assert ended == 0
