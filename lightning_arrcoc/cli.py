@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "a checkpoint for use elsewhere: format=hf, onnx, torch_export or int8",
     "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
+    "compare": "ask checkpoints side by side on a page of this machine (checkpoints=DIR)",
 }
 PLAIN = {  # these take no configuration
     "checkpoints": "list the checkpoints of a folder; --verify reads them all",

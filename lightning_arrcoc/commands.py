@@ -25,6 +25,7 @@ from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.cache_command import cache as cache
 from lightning_arrcoc.callbacks.last_verified import find_last_verified
 from lightning_arrcoc.callbacks.resuming import LAST_VERIFIED
+from lightning_arrcoc.compare.page.command import compare as compare
 from lightning_arrcoc.contest import results_table
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule
@@ -87,7 +88,7 @@ def fit(config: DictConfig) -> int:
         if has_lora(parts.module.model.backbone) and parts.trainer.is_global_zero:
             save_lora(parts.module.model.backbone, last.parent / "adapter")
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
-        compare(parts, config)
+        hold_contest(parts, config)
     return 0
 
 
@@ -108,7 +109,7 @@ def validate(config: DictConfig) -> int:
 def test(config: DictConfig) -> int:
     """Compare a checkpoint with full, random and downsampled tokens."""
     checkpoint = existing_checkpoint(config.ckpt)
-    compare(assemble(config), config, checkpoint)
+    hold_contest(assemble(config), config, checkpoint)
     return 0
 
 
@@ -281,7 +282,7 @@ class ConfigRecord(Callback):
             self.config = None
 
 
-def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> None:
+def hold_contest(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> None:
     """Run the contest on the test split: one table, one results.json, one picture."""
     parts.trainer.test(
         parts.module, parts.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True

@@ -56,13 +56,24 @@ OPTIONS: Mapping[str, Any] = {
     "compile": bool,
     "budget": int | float | None,
     "max_new_tokens": int,
+    "checkpoints": str | None,
+    "mode": str,
+    "checkpoint": str | None,
+    "export": str | None,
+    "examples": str | None,
+    "port": int,
+    "max_waiting": int,
+    "timeout_s": float,
+    "max_upload_mb": float,
 }
 LEAST = {
     "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
-    "samples": 1, "max_new_tokens": 1,
+    "samples": 1, "max_new_tokens": 1, "port": 0, "max_waiting": 1, "timeout_s": 1,
+    "max_upload_mb": 1,
 }  # fmt: skip
 FREE_TEXT = (
     "question", "image", "ckpt", "weights", "folder", "out", "model.backbone", "data.texture_cache",
+    "checkpoints", "checkpoint", "export", "examples",
 )  # fmt: skip
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
