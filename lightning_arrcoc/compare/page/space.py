@@ -14,13 +14,13 @@ from typing import Any
 
 import lightning_arrcoc
 from lightning_arrcoc.architecture import MAY_DIFFER
-from lightning_arrcoc.compare.blueprint import Blueprint
 from lightning_arrcoc.compare.comparator import CheckpointComparator
 from lightning_arrcoc.compare.page.examples import Example
 from lightning_arrcoc.compare.page.rendering import render
 from lightning_arrcoc.compare.page.settings import PageSettings
 from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
 from lightning_arrcoc.plugins.manifest import STAMPS
+from lightning_arrcoc.relevance.blueprint import Blueprint
 from lightning_arrcoc.vlm.loading import TINY
 from lightning_arrcoc.weights import IDENTITY, belongings, trained_weights
 
@@ -29,8 +29,9 @@ SHIPPED = (".py", ".html", ".css", ".js", ".json", ".jinja", ".safetensors")
 OF_A_BACKBONE = (".json", ".jinja", ".safetensors", ".txt")
 NAMES_ITSELF = "_name_or_path"  # in a backbone's config.json: where it lay
 NEEDED = (  # what the page imports, as it is installed here
-    "fsspec", "jinja2", "kornia", "lightning", "matplotlib", "numpy", "nvidia-ml-py", "packaging",
-    "pillow", "psutil", "rapidfuzz", "rich", "safetensors", "torch", "torchmetrics", "transformers",
+    "fsspec", "huggingface_hub", "jinja2", "kornia", "lightning", "matplotlib", "numpy",
+    "nvidia-ml-py", "packaging", "pillow", "psutil", "pydantic", "rapidfuzz", "rich", "safetensors",
+    "torch", "torchmetrics", "transformers",
 )  # fmt: skip
 CHECKPOINTS, BACKBONE, EXAMPLES, SETTINGS = "checkpoints", "backbone", "examples", "space.json"
 NAME = "ARR-COC"  # of the checkpoint there; its own may tell of a folder here
