@@ -75,7 +75,7 @@ FREE_TEXT = (
     "question", "image", "ckpt", "weights", "folder", "out", "model.backbone", "data.texture_cache",
     "checkpoints", "checkpoint", "export", "examples",
 )  # fmt: skip
-PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
+PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf|null)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
 REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
@@ -222,7 +222,8 @@ def _quoted(word: str) -> str:
     key, equals, value = word.partition("=")
     bare = key.lstrip("+")
     done = value[:1] in "'\"" and len(value) > 1 and value[-1] == value[0]
-    if not equals or bare not in FREE_TEXT or done or PLAIN_WORD.fullmatch(value) or not value:
+    plain = PLAIN_WORD.fullmatch(value) or value in ("", "null")
+    if not equals or bare not in FREE_TEXT or done or plain:
         return word
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)

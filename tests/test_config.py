@@ -231,6 +231,7 @@ def test_free_text_arrives_as_it_was_typed(text: str) -> None:
         "2024",
         "true",
         "nan",
+        "NULL",
         "What is ${x}?",
         "${oc.env:HOME}",
     ],
