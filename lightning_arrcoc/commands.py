@@ -21,6 +21,7 @@ from rich.table import Table
 
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.cache_command import cache as cache
+from lightning_arrcoc.callbacks import OOMGuard
 from lightning_arrcoc.callbacks.last_verified import find_last_verified
 from lightning_arrcoc.callbacks.resuming import LAST_VERIFIED
 from lightning_arrcoc.contest import results_table
@@ -224,12 +225,22 @@ def assemble(config: DictConfig) -> Parts:
     callbacks = [build(part) for part in (config.get("callbacks") or {}).values()]
     callbacks.append(ConfigRecord(config))
     trainer = build(config.trainer, callbacks=callbacks, logger=make_loggers(config))
+    end_together(trainer)
     if trainer.world_size > 1 and str(HydraConfig.get().mode).endswith("MULTIRUN"):
         raise ValueError(
             "A sweep over runs of several processes does not work: they outlive their run. Start "
             "each as a run of its own, or sweep with trainer.devices=1."
         )
     return Parts(module, build(config.data), trainer, Path(trainer.default_root_dir))
+
+
+def end_together(trainer: Trainer) -> None:
+    """Let memory that runs out end the run where no process can go on without the others."""
+    meets = getattr(trainer.strategy, "meets_in_forward", False)
+    for guard in trainer.callbacks if meets else []:  # type: ignore[attr-defined]
+        if isinstance(guard, OOMGuard) and guard.policy != "raise":
+            guard.policy = "raise"
+            say(trainer, "OOMGuard ends this run if memory runs out: sharded, no batch is split.")
 
 
 def make_loggers(config: DictConfig) -> list[Logger]:
@@ -265,6 +276,8 @@ def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> 
     )
     contest = parts.module.contest
     results = contest.results()
+    samples = config.picture_samples
+    sheet = draw_samples(parts, samples) if samples and draws(parts.trainer) else None
     if not parts.trainer.is_global_zero:
         return
     say(parts.trainer, results_table(results, contest.budgets))
@@ -274,11 +287,16 @@ def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> 
         parts.folder / "results.json",
         lambda file: file.write(json.dumps(record, indent=1).encode()),
     )
-    if config.picture_samples:
+    if sheet is not None:
         picture = parts.folder / "kept.png"
-        save_figure(draw_samples(parts, config.picture_samples), picture)
+        save_figure(sheet, picture)
         log_picture(parts.trainer, "test/kept", picture)
         say(parts.trainer, f"picture: {picture}")
+
+
+def draws(trainer: Trainer) -> bool:
+    """Whether this process looks at the samples: the first, or all, where none can alone."""
+    return trainer.is_global_zero or getattr(trainer.strategy, "meets_in_forward", False)
 
 
 def draw_samples(parts: Parts, count: int) -> Figure:

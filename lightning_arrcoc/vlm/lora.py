@@ -13,6 +13,7 @@ from transformers import Qwen3VLForConditionalGeneration
 ADAPTER = "default"  # peft's own name for an only adapter
 MARK = "lora_"  # what peft puts before the names of its parts ...
 WRAPPED = ".base_layer."  # ... and into those of the parameters that it stands beside
+FSDP1 = "_fsdp_wrapped_module."  # what torch puts before names within a block that it shards
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the vision tower's are called otherwise
 
 
@@ -63,7 +64,11 @@ def has_lora(backbone: Qwen3VLForConditionalGeneration) -> bool:
 
 def lora_parameters(backbone: Qwen3VLForConditionalGeneration) -> dict[str, nn.Parameter]:
     """The adapters' own weights by their names in the backbone; empty without adapters."""
-    return {name: value for name, value in backbone.named_parameters() if MARK in name}
+    return {
+        name.replace(FSDP1, ""): value
+        for name, value in backbone.named_parameters()
+        if MARK in name
+    }
 
 
 def base_parameters(backbone: Qwen3VLForConditionalGeneration) -> dict[str, nn.Parameter]:
