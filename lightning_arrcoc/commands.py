@@ -379,6 +379,7 @@ def quiet_known_noise() -> None:
         r"The '\w+_dataloader' does not have many workers",
         r"Be aware that when using `ckpt_path`",  # measuring needs no callbacks of the run
         r"The dirpath has changed from",  # every run has a folder of its own
+        r"It is recommended to use `self.log\('test/",  # these are over all processes already
     ):
         warnings.filterwarnings("ignore", message=message)
     rank_zero_module.log.addFilter(is_no_noise)

@@ -374,7 +374,9 @@ class ArrCocModule(pl.LightningModule):
             ArchitectureError: its channels or tensions are others.
             ValueError: as for `fitting_weights`.
         """
-        full = self.state_dict()
+        trainer = self._trainer  # the public property raises where there is none
+        # Of a sharded model what is whole, which is all that its strategy loads.
+        full = trainer.strategy.lightning_module_state_dict() if trainer else self.state_dict()
         if checkpoint["state_dict"].keys() != full.keys():  # else what fits was chosen already
             weights = self._own_weights(checkpoint)
             full.update({f"model.{name}": value for name, value in weights.items()})
@@ -382,8 +384,8 @@ class ArrCocModule(pl.LightningModule):
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(checkpoint.get(OBJECTIVE, {}))
         self._resumed = checkpoint.get(UNDER_WAY) if "loops" in checkpoint else None
-        if self._trainer is not None:  # the public property raises where there is none
-            settle_loops(checkpoint, by_steps=self._trainer.max_steps != -1)
+        if trainer is not None:
+            settle_loops(checkpoint, by_steps=trainer.max_steps != -1)
 
     def start_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the weights of another run, to begin a new one with them.

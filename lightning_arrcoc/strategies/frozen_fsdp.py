@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_arrcoc.strategies.shards import Api, shard_fsdp1, shard_fsdp2, sharded_names
+from lightning_arrcoc.strategies.shards import (
+    Api,
+    shard_fsdp1,
+    shard_fsdp2,
+    sharded_names,
+    whole_tensors,
+)
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
@@ -67,8 +75,23 @@ class FrozenFSDPStrategy(DDPStrategy):
         """What is whole on every device; the frozen blocks are in none of the checkpoints."""
         module = self.lightning_module
         assert module is not None
-        parts = set(sharded_names(module))
-        return {name: value for name, value in module.state_dict().items() if name not in parts}
+        return dict(whole_tensors(module))
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Put in what is whole on every device; the frozen blocks stay as they are.
+
+        Raises:
+            KeyError: the names are others.
+        """
+        module = self.lightning_module
+        assert module is not None
+        own, weights = whole_tensors(module), checkpoint["state_dict"]
+        if strict and own.keys() != weights.keys():
+            other = ", ".join(sorted(own.keys() ^ weights.keys())[:3])
+            raise KeyError(f"The checkpoint holds other tensors than the module: {other}.")
+        for name in own.keys() & weights.keys():
+            own[name].copy_(weights[name])
 
     def _shard(self, module: LightningModule) -> None:
         named = getattr(module, "blocks_to_shard", None)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FullyShardedDataParallel,
-    StateDictType,
     fully_shard,
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
 
+FSDP1 = "_fsdp_wrapped_module."  # what it puts before names within a block
 Api = Literal["fsdp", "fsdp2"]
 
 
@@ -46,16 +46,30 @@ def shard_fsdp1(root: nn.Module, blocks: Sequence[nn.Module], device: torch.devi
     A block is replaced by its wrapper, which adds to the names of what trains within it. Its frozen
     weights are one flat piece that no other process has.
     """
+    dealt_out = {id(block) for block in blocks}
     for name, part in list(root.named_modules()):
-        if part not in blocks:
+        if id(part) not in dealt_out:
             continue
         wrapped = FullyShardedDataParallel(
             part, device_id=device, ignored_states=list(_trained(part)), use_orig_params=False
         )
-        # Else asking for a state dict would gather all weights on every device.
-        FullyShardedDataParallel.set_state_dict_type(wrapped, StateDictType.LOCAL_STATE_DICT)
         owner, _, leaf = name.rpartition(".")
         root.get_submodule(owner).register_module(leaf, wrapped)
+
+
+def whole_tensors(root: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers that a checkpoint holds and every process has, by their own names.
+
+    Themselves, not copies, and asked without a state dict, for which FSDP1 gathers everything.
+    """
+    parts = set(sharded_names(root))
+    passing = {
+        f"{where}.{name}" if where else name
+        for where, part in root.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
+    found = [*root.named_parameters(), *root.named_buffers()]
+    return {name.replace(FSDP1, ""): value for name, value in found if name not in parts | passing}
 
 
 def sharded_names(root: nn.Module) -> list[str]:

@@ -148,4 +148,5 @@ class Adapters:
 
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
     """Write the adapters in peft's own format, for ``peft.PeftModel.from_pretrained``."""
-    backbone.save_pretrained(folder)  # with adapters inside, transformers writes them alone
+    # With adapters inside, transformers writes them alone. It need not ask for the other weights.
+    backbone.save_pretrained(folder, state_dict=lora_parameters(backbone))
