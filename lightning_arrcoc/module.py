@@ -235,8 +235,9 @@ class ArrCocModule(pl.LightningModule):
         if self._resumed is None:
             return
         take_up(self, self.train_accuracy, self._resumed)
+        measured = bool(self._resumed["mean"]["weight"] > 0)  # of all processes, and known to all
         self._resumed = None
-        if self.train_accuracy.weight > 0:
+        if measured:
             self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
 
     def on_train_epoch_start(self) -> None:

@@ -122,5 +122,5 @@ def place_of(trainer: pl.Trainer) -> Place:
 
 def shared_by(trainer: pl.Trainer | None) -> dict[str, int]:
     """How many processes share the samples, and which one this is, for `Loading`."""
-    kwargs = trainer.distributed_sampler_kwargs if trainer else None
+    kwargs = getattr(trainer, "distributed_sampler_kwargs", None)
     return {"processes": kwargs["num_replicas"], "rank": kwargs["rank"]} if kwargs else {}

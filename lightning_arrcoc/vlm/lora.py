@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -148,5 +149,11 @@ class Adapters:
 
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
     """Write the adapters in peft's own format, for ``peft.PeftModel.from_pretrained``."""
-    # With adapters inside, transformers writes them alone. It need not ask for the other weights.
-    backbone.save_pretrained(folder, state_dict=lora_parameters(backbone))
+    # transformers would ask for all weights first, which no process has where they are sharded.
+    weights = {
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.detach().cpu().contiguous()
+        for name, value in lora_parameters(backbone).items()
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(weights, Path(folder) / "adapter_model.safetensors", {"format": "pt"})
+    backbone.peft_config[ADAPTER].save_pretrained(folder)
