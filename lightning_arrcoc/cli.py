@@ -148,7 +148,7 @@ def _guarded(command: str, config: Any) -> int:
         if type(error).__name__ == "SIGTERMException":
             # Of several processes the first one says so: Lightning's launcher would take another
             # one that ends with a code for a crash, and kill this one.
-            return TERMINATED if int(os.environ.get("LOCAL_RANK", "0")) == 0 else 0
+            return 0 if _is_other_rank() else TERMINATED
         raise
     except Exception as error:
         if config.get("debug") or not _is_mendable(error):
@@ -158,6 +158,12 @@ def _guarded(command: str, config: Any) -> int:
 
         # A table stays one: what differs is many things at once.
         return _fail(str(error) if isinstance(error, ArchitectureError) else _one_line(error))
+
+
+def _is_other_rank() -> bool:
+    """Whether a launcher (Lightning's, torchrun or srun) started this process as not the first."""
+    names = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
+    return any(int(os.environ.get(name, "0")) > 0 for name in names)
 
 
 def _is_mendable(error: Exception) -> bool:
@@ -195,8 +201,7 @@ def _forget_empty_run() -> None:
     outputs = Path(HydraConfig.get().runtime.cwd) / "outputs"
     log = folder / LOG
     measured = log.is_file() and any(line.get("metrics") for line in read_lines(log))
-    other_rank = int(os.environ.get("LOCAL_RANK", "0")) > 0
-    if other_rank or measured or outputs not in folder.parents:
+    if _is_other_rank() or measured or outputs not in folder.parents:
         return
     with suppress(OSError):
         if {entry.name for entry in folder.iterdir()} <= {".hydra", "csv", "tensorboard", LOG}:

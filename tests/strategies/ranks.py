@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -68,6 +69,29 @@ class Losses(pl.Callback):
             self.losses.append(float(trainer.logged_metrics["train/loss"]))
 
 
+class Moved(pl.Callback):
+    """Counts the bytes that this process hands to collectives of floats in its second step."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._profile: Any = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, at: int) -> None:
+        if at == 1:
+            self._profile = torch.profiler.profile(record_shapes=True)
+            self._profile.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, at: int
+    ) -> None:
+        if self._profile is not None:
+            self._profile.stop()
+            for event in self._profile.events():
+                if event.name in ("gloo:all_reduce", "gloo:all_gather") and event.input_shapes[0]:
+                    self.bytes += 4 * math.prod(event.input_shapes[0])
+            self._profile = None
+
+
 def samples(words: bool) -> list[Sample]:
     """Pictures, or as many questions without one among them."""
     canvases = DigitQuestions(
@@ -90,7 +114,7 @@ def run(folder: Path, backbone: str, how: How, ranks: int, resume: bool = False)
     if ranks > 1:
         ddp = how.strategy == "ddp"
         strategy = DDPStrategy() if ddp else FrozenFSDPStrategy(how.strategy)  # type: ignore[arg-type]
-    seen = Losses()
+    seen, moved = Losses(), Moved()
     data = VqaDataModule(
         samples(how.words), samples(True)[:3], batch_size=4 // ranks, val_batch_size=1,
         num_workers=0,
@@ -102,7 +126,7 @@ def run(folder: Path, backbone: str, how: How, ranks: int, resume: bool = False)
     trainer = pl.Trainer(
         max_steps=STEPS, max_epochs=-1, accelerator="cpu", devices=ranks, strategy=strategy,
         logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[seen, saving],
+        callbacks=[seen, saving, *([moved] if ranks > 1 and not resume else [])],
         log_every_n_steps=1,
         val_check_interval=4, check_val_every_n_epoch=None, num_sanity_val_steps=0,
         default_root_dir=folder, gradient_clip_val=1.0,
@@ -118,6 +142,7 @@ def run(folder: Path, backbone: str, how: How, ranks: int, resume: bool = False)
         "kept": float(trainer.callback_metrics.get("val/kept", 0)),
         "measured": seen.measured,
         "parts": len(sharded_names(module)),
+        "moved": moved.bytes,
     }
 
 

@@ -6,12 +6,15 @@ import json
 import runpy
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from lightning_arrcoc import ArrCocQwen3VL
 
 SCRIPT = Path(__file__).parent / "ranks.py"
 KINDS: dict[str, dict[str, Any]] = {
@@ -127,3 +130,14 @@ def test_checkpoints_of_all_ways_are_alike(folder: Path, two: Found) -> None:
     for other in sharded:
         torch.testing.assert_close(other["state_dict"], plain["state_dict"], rtol=1e-4, atol=1e-5)
         assert other["backbone"] == plain["backbone"]
+
+
+@pytest.mark.parametrize("name", ["ddp pictures", "fsdp2 pictures"])
+def test_a_step_moves_what_the_arithmetic_says(
+    name: str, two: Found, backbone_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "benchmarks"))
+    devices = import_module("devices")
+    sizes = devices.sizes_of(ArrCocQwen3VL.from_pretrained(str(backbone_folder)))
+    expected = devices.moved_bytes(sizes, 2, "fsdp2" in name, bytes_each=4)
+    assert [process["moved"] for process in two[name]] == [expected, expected]
