@@ -222,6 +222,7 @@ def assemble(config: DictConfig) -> Parts:
     seed_everything(config.seed, workers=True, verbose=False)
     model = build(config.model)
     module = build(config.training, model=model)
+    refuse_lacking_gpu(config)
     callbacks = [build(part) for part in (config.get("callbacks") or {}).values()]
     callbacks.append(ConfigRecord(config))
     trainer = build(config.trainer, callbacks=callbacks, logger=make_loggers(config))
@@ -232,6 +233,15 @@ def assemble(config: DictConfig) -> Parts:
             "each as a run of its own, or sweep with trainer.devices=1."
         )
     return Parts(module, build(config.data), trainer, Path(trainer.default_root_dir))
+
+
+def refuse_lacking_gpu(config: DictConfig) -> None:
+    """Say what else there is, where a trainer for GPUs was chosen without one."""
+    if config.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            "No GPU was found, and trainer.accelerator=gpu wants one. Take trainer=cpu, or "
+            "trainer=cpu_ddp to try several processes."
+        )
 
 
 def end_together(trainer: Trainer) -> None:

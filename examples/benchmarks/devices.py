@@ -7,9 +7,9 @@ out, since they depend on batch and images, and so is what the allocator keeps b
 
 Held: weights of the backbone in bf16 (sharded: those outside of its blocks, a device's part of the
 blocks, and two whole blocks, the one that computes and the one that is fetched meanwhile); of what
-trains weights, gradients and two moments in fp32. Moved a step, by each device: gradients by a ring,
-2 (n - 1) / n of their bytes; sharded also each block's other parts, (n - 1) / n of its bytes, as
-often as it is fetched: by attribution forward, decoder layers once more backward, and the last
+trains weights, gradients and two moments in fp32. Moved a step, by each device: gradients by a
+ring, 2 (n - 1) / n of their bytes; sharded also each block's other parts, (n - 1) / n of its bytes,
+as often as it is fetched: by attribution forward, decoder layers once more backward, and the last
 vision block then once in vain, ahead of a backward that does not come. tests/strategies compares
 these with what a profiled step of two processes moved.
 """

@@ -1,8 +1,8 @@
 """How much faster several processes train than one: samples a second, and the share of n times one.
 
 Each process has a batch of its own size, so the whole batch grows with them (weak scaling). Without
-a GPU they share the cores of this machine by gloo: beyond the number of cores nothing can be gained,
-and each process takes one thread, so that one is not helped by cores that others would need.
+a GPU they share the cores of this machine by gloo: beyond the number of cores nothing can be
+gained, and each process takes one thread, so that one is not helped by cores others would need.
 
     python examples/benchmarks/scaling.py --processes 1 2 4
 """
