@@ -29,6 +29,7 @@ ALLOWED = (
     "lightning_arrcoc.plugins.",
     "lightning_arrcoc.profilers.",
     "lightning_arrcoc.relevance.",
+    "lightning_arrcoc.strategies.",
     "lightning_arrcoc.vlm.lora.add_lora",
     "lightning.pytorch.Trainer",
     "lightning.pytorch.callbacks.",

@@ -23,6 +23,7 @@ from lightning_arrcoc.relevance import (
     build_realizer,
 )
 from lightning_arrcoc.relevance.allocation import check_budget
+from lightning_arrcoc.vlm.blocks import is_sharded
 from lightning_arrcoc.vlm.chat import ChatProcessor
 from lightning_arrcoc.vlm.covering import cell_counts, covered_cells
 from lightning_arrcoc.vlm.loading import (
@@ -388,6 +389,8 @@ class ArrCocQwen3VL(nn.Module):
         if _padding_side(attention_mask) == "right":
             raise ValueError("Prompts are padded on the right; pad on the left to generate.")
         kwargs["return_dict_in_generate"] = True
+        if is_sharded(self.backbone):  # whoever is done goes on until all are
+            kwargs["synced_gpus"] = True
         _count_new_tokens(kwargs, input_ids.shape[1])
         allocations: list[Allocation] = []
         seen: list[Previous | None] = []
