@@ -53,7 +53,7 @@ from lightning_arrcoc.provenance import describe_run
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
-from lightning_arrcoc.vlm.pretrained import CONFIG as SAVED
+from lightning_arrcoc.vlm.saved_folder import CONFIG as SAVED
 
 MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
 RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}

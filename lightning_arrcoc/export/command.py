@@ -16,7 +16,7 @@ from lightning_arrcoc.export import FORMATS
 from lightning_arrcoc.export.selector import Checked, SelectorProgram, described
 from lightning_arrcoc.trained import load_trained, options_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
-from lightning_arrcoc.vlm.pretrained import CONFIG, is_ours
+from lightning_arrcoc.vlm.saved_folder import CONFIG, is_ours
 
 FOLDER = "outputs/export"
 MERGE = "merge_lora"  # of format=hf alone

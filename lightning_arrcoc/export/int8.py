@@ -28,8 +28,8 @@ from lightning_arrcoc.export.selector import SelectorProgram
 from lightning_arrcoc.export.torch_export import traced
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm import ArrCocQwen3VL
-from lightning_arrcoc.vlm.pretrained import write_folder
 from lightning_arrcoc.vlm.quantizing import Bits, bytes_of, quantize_language_model
+from lightning_arrcoc.vlm.saved_folder import write_folder
 
 REPORT = "int8.json"
 CALIBRATED = 16  # samples that static quantization takes its ranges from; Chosen by us

@@ -24,7 +24,7 @@ from lightning_arrcoc.relevance import (
 )
 from lightning_arrcoc.vlm import ArrCocQwen3VL, pretrained
 from lightning_arrcoc.vlm.lora import add_lora, lora_parameters
-from lightning_arrcoc.vlm.pretrained import ADAPTER, CARD, CONFIG, WEIGHTS
+from lightning_arrcoc.vlm.saved_folder import ADAPTER, CARD, CONFIG, WEIGHTS
 
 OTHER = partial(
     build_realizer,
