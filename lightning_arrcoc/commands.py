@@ -24,8 +24,8 @@ from lightning_arrcoc.ask_command import check_question, newest_run
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.cache_command import cache as cache
 from lightning_arrcoc.callbacks import OOMGuard
-from lightning_arrcoc.callbacks.last_verified import find_last_verified
-from lightning_arrcoc.callbacks.resuming import LAST_VERIFIED
+from lightning_arrcoc.callbacks.checkpointing.last_verified import find_last_verified
+from lightning_arrcoc.callbacks.checkpointing.resuming import LAST_VERIFIED
 from lightning_arrcoc.compare.page.command import compare as compare
 from lightning_arrcoc.contest import results_table
 from lightning_arrcoc.data.collate import Collator

@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_arrcoc.atomic import sweep_temporaries
 from lightning_arrcoc.callbacks.arguments import check_choice, check_counts
-from lightning_arrcoc.callbacks.emergency import Agreed, Requests
-from lightning_arrcoc.callbacks.resuming import RESUME, Loading, Resume
-from lightning_arrcoc.callbacks.retention import Series, refuse_tricks
-from lightning_arrcoc.callbacks.stamps import Stamps
-from lightning_arrcoc.callbacks.verified_saving import SaveError, VerifiedSaving
+from lightning_arrcoc.callbacks.checkpointing.emergency import Agreed, Requests
+from lightning_arrcoc.callbacks.checkpointing.resuming import RESUME, Loading, Resume
+from lightning_arrcoc.callbacks.checkpointing.retention import Series, refuse_tricks
+from lightning_arrcoc.callbacks.checkpointing.stamps import Stamps
+from lightning_arrcoc.callbacks.checkpointing.verified_saving import SaveError, VerifiedSaving
 from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import sharded
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_arrcoc.callbacks.arguments import check_counts, is_number
-from lightning_arrcoc.callbacks.asking import EmergencySave
+from lightning_arrcoc.callbacks.checkpointing.asking import EmergencySave
 from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.unseen import say_unseen
 from lightning_arrcoc.events import record

@@ -13,9 +13,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_arrcoc.callbacks.arguments import check_choice, check_counts
 from lightning_arrcoc.callbacks.for_trainer import ForTrainer
-from lightning_arrcoc.callbacks.micro_batches import Aside, Step, guard_closures, release_closures
-from lightning_arrcoc.callbacks.oom_witness import Witness, usual_samples
-from lightning_arrcoc.callbacks.reducing import Reducing
+from lightning_arrcoc.callbacks.out_of_memory.micro_batches import (
+    Aside,
+    Step,
+    guard_closures,
+    release_closures,
+)
+from lightning_arrcoc.callbacks.out_of_memory.reducing import Reducing
+from lightning_arrcoc.callbacks.out_of_memory.witness import Witness, usual_samples
 from lightning_arrcoc.events import record
 from lightning_arrcoc.memory import history
 from lightning_arrcoc.memory.cause import is_out_of_memory

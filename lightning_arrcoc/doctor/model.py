@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import seed_everything
 
-from lightning_arrcoc.callbacks.resuming import LAST_VERIFIED
+from lightning_arrcoc.callbacks.checkpointing.resuming import LAST_VERIFIED
 from lightning_arrcoc.doctor.finding import Finding, Patient, sentence
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 from lightning_arrcoc.targets import build

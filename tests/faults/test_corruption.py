@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_arrcoc.callbacks.last_verified import find_last_verified, set_aside
+from lightning_arrcoc.callbacks.checkpointing.last_verified import find_last_verified, set_aside
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
 from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError

@@ -14,7 +14,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_arrcoc.callbacks import AtomicCheckpoint
-from lightning_arrcoc.callbacks.last_verified import find_last_verified
+from lightning_arrcoc.callbacks.checkpointing.last_verified import find_last_verified
 from lightning_arrcoc.plugins import sharded
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_arrcoc.callbacks.last_verified import find_last_verified
+from lightning_arrcoc.callbacks.checkpointing.last_verified import find_last_verified
 
 PATIENCE_S = 60
 SCRIPT = """

@@ -16,9 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_arrcoc.architecture import architecture_of
+from lightning_arrcoc.callbacks.checkpointing.retention import Series, remember, restore
 from lightning_arrcoc.callbacks.for_trainer import ForTrainer
 from lightning_arrcoc.callbacks.metric_names import nearest
-from lightning_arrcoc.callbacks.retention import Series, remember, restore
 from lightning_arrcoc.events import record
 from lightning_arrcoc.plugins import sharded
 from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO

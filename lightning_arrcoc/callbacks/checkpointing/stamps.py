@@ -8,8 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_arrcoc.architecture import architecture_of
-from lightning_arrcoc.callbacks.emergency import Agreement
-from lightning_arrcoc.callbacks.random_states import rng_states
+from lightning_arrcoc.callbacks.checkpointing.emergency import Agreement
+from lightning_arrcoc.callbacks.checkpointing.random_states import rng_states
 from lightning_arrcoc.plugins.manifest import STAMPS
 from lightning_arrcoc.provenance import describe_run
 

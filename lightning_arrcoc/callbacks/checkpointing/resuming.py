@@ -16,8 +16,8 @@ from lightning_arrcoc.architecture import (
     refuse_other,
     what_fits,
 )
-from lightning_arrcoc.callbacks.last_verified import find_last_verified, set_aside
-from lightning_arrcoc.callbacks.random_states import restore_rng
+from lightning_arrcoc.callbacks.checkpointing.last_verified import find_last_verified, set_aside
+from lightning_arrcoc.callbacks.checkpointing.random_states import restore_rng
 from lightning_arrcoc.plugins.manifest import STAMPS, damaged
 from lightning_arrcoc.plugins.sharded import verify_folder, was_begun
 

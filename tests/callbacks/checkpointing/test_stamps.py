@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_arrcoc.callbacks.stamps import metrics_of
+from lightning_arrcoc.callbacks.checkpointing.stamps import metrics_of
 
 
 @pytest.mark.parametrize(

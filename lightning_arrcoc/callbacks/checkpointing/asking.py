@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_arrcoc.callbacks.emergency import Agreement
+from lightning_arrcoc.callbacks.checkpointing.emergency import Agreement
 
 
 class EmergencySave:

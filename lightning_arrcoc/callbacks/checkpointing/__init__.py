@@ -1,0 +1,1 @@
+"""Behind `AtomicCheckpoint`: saving, keeping, asking for a save, and going on."""

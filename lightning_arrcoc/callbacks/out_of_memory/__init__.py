@@ -1,0 +1,1 @@
+"""Behind `OOMGuard`: why memory ran out, and the batch in parts."""
