@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from lightning_arrcoc import cli, commands
@@ -763,6 +764,20 @@ def test_an_interrupt_inside_a_command_is_130(here: Here, monkeypatch: pytest.Mo
     done = here("fit")
     assert done.code == cli.INTERRUPTED == 130
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(("rank", "code"), [("0", 143), ("1", 0)])
+def test_sigterm_is_told_by_the_first_process(
+    rank: str, code: int, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's launcher would kill the first one if another ended with a code."""
+
+    def terminated(config: Any) -> int:
+        raise SIGTERMException
+
+    monkeypatch.setattr(commands, "fit", terminated)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert here("fit").code == code
 
 
 def test_an_interrupt_ends_a_sweep(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

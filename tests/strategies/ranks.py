@@ -126,7 +126,7 @@ def run(folder: Path, backbone: str, how: How, ranks: int, resume: bool = False)
     trainer = pl.Trainer(
         max_steps=STEPS, max_epochs=-1, accelerator="cpu", devices=ranks, strategy=strategy,
         logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[seen, saving, *([moved] if ranks > 1 and not resume else [])],
+        callbacks=[seen, saving, *([moved] if ranks > 1 and how == How(how.strategy) else [])],
         log_every_n_steps=1,
         val_check_interval=4, check_val_every_n_epoch=None, num_sanity_val_steps=0,
         default_root_dir=folder, gradient_clip_val=1.0,

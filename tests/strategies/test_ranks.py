@@ -32,7 +32,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "fsdp2 adapters with words": {"strategy": "fsdp2", "hard": True, "words": True},
     "fsdp adapters with words": {"strategy": "fsdp", "hard": True, "words": True},
 }
-RESUMED = ("ddp with words", "fsdp2 adapters with words", "fsdp adapters with words")
+RESUMED = ("ddp with words", "fsdp2 adapters with words")
 Found = dict[str, list[dict[str, Any]]]
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `srun` command is available")
