@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,9 +58,7 @@ def replacing(path: str | Path) -> Iterator[int]:
     try:
         try:
             yield descriptor
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # as open() would have made it
+            temporary.chmod(_usual_mode())
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -67,6 +66,69 @@ def replacing(path: str | Path) -> Iterator[int]:
     finally:
         os.close(descriptor)
     sync_folder(target.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` that takes its name when the block ends, or vanishes.
+
+    Every file in it is on disk before. Where one is replaced, there is a moment between two renames
+    in which a power cut leaves both folders beside each other, and neither under the name.
+
+    Args:
+        path: where it goes; missing folders above it are made.
+        replace: an existing folder gives way.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        FileExistsError: something has the name, and `replace` is false.
+        OSError: it cannot be written; what stood there before still does.
+    """
+    target = Path(path)
+    if os.path.lexists(target) and not replace:
+        raise FileExistsError(
+            f"{str(target)!r} exists already. Name another folder, or say overwrite=true."
+        )
+    make_folders(target.parent)
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=TEMPORARY, dir=target.parent)
+    )
+    new, old = temporary / "new", temporary / "old"
+    try:
+        new.mkdir()
+        yield new
+        _sync_tree(new)
+        if os.path.lexists(target):
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            path.chmod(_usual_mode())  # safetensors makes files for their owner alone
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _usual_mode() -> int:
+    """As open() would have made a file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def make_folders(folder: Path) -> None:

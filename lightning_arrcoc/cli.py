@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a check found something bad or an error of ours, 2 the use
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import shutil
 import sys
@@ -19,6 +20,8 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "compare a checkpoint with full, random and downsampled tokens",
     "predict": "answer a question about a picture (image=... question=...) or the test split",
+    "ask": 'the shortest way in: ask photo.png "Which digit is red?"',
+    "export": "a checkpoint for use elsewhere: format=hf, onnx, torch_export or int8",
     "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
 }
@@ -79,12 +82,14 @@ def _report(arguments: list[str]) -> int:
 
 def run(command: str, arguments: list[str]) -> int:
     """Run one command under Hydra and give its exit code."""
+    from lightning_arrcoc.ask_words import named_words
     from lightning_arrcoc.config import check_overrides, config_dir
     from lightning_arrcoc.doctor import named_topic
 
     debug = any(word.lower() in ("debug=true", "++debug=true") for word in arguments)
     try:
         arguments = named_topic(arguments) if command == "doctor" else arguments
+        arguments = named_words(arguments) if command == "ask" else arguments
         arguments = check_overrides(command, arguments)
     except ValueError as error:
         if debug:
@@ -136,6 +141,9 @@ def _relaunchable(command: str) -> None:
 def _guarded(command: str, config: Any) -> int:
     """Run a command; what the user can mend becomes one line."""
     try:
+        # transformers imports torchao where it is installed, and that tells of GPUs it lacks.
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         from lightning_arrcoc import commands
 
         return int(getattr(commands, command)(config))

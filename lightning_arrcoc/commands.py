@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from lightning_arrcoc.ask_command import ask as answer_one
+from lightning_arrcoc.ask_command import check_question, newest_run
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.cache_command import cache as cache
 from lightning_arrcoc.callbacks.last_verified import find_last_verified
@@ -29,6 +31,8 @@ from lightning_arrcoc.data.datamodule import VqaDataModule
 from lightning_arrcoc.data.images import open_image
 from lightning_arrcoc.data.sample import Sample, Turn
 from lightning_arrcoc.doctor import examine
+from lightning_arrcoc.export.command import check_format
+from lightning_arrcoc.export.command import export as export_checkpoint
 from lightning_arrcoc.loggers import JsonlLogger
 from lightning_arrcoc.loggers.pictures import log_picture
 from lightning_arrcoc.loggers.redaction import Redactor
@@ -47,6 +51,7 @@ from lightning_arrcoc.provenance import describe_run
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
+from lightning_arrcoc.vlm.pretrained import CONFIG as SAVED
 
 MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
 RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}
@@ -144,6 +149,24 @@ def predict(config: DictConfig) -> int:
         log_picture(parts.trainer, "predict/explained", sheet)
         print(f"sheet:   {sheet}")
     return 0
+
+
+def ask(config: DictConfig) -> int:
+    """Answer one question about one picture."""
+    check_question(config)
+    newest = None if config.ckpt is not None else newest_run()
+    named = config.ckpt if newest is None else str(newest)
+    checkpoint = None if named is None else trained_source(named)
+    quiet_known_noise()
+    return answer_one(config, open_image(config.image), checkpoint)
+
+
+def export(config: DictConfig) -> int:
+    """Write a checkpoint in a form that others can use."""
+    check_format(config)
+    checkpoint = trained_source(config.ckpt)
+    quiet_known_noise()
+    return export_checkpoint(config, checkpoint)
 
 
 def doctor(config: DictConfig) -> int:
@@ -345,6 +368,13 @@ def existing_checkpoint(path: str | None, keys: Set[str] = MEASURED) -> str:
             f"{', with all it needs to go on' if keys == RESUMED else ''}."
         )
     return path
+
+
+def trained_source(path: str | None) -> str:
+    """A checkpoint as for `existing_checkpoint`, or a folder that export format=hf wrote."""
+    if path is not None and (Path(path) / SAVED).is_file():
+        return path
+    return existing_checkpoint(path)
 
 
 def say(trainer: Trainer, what: object) -> None:

@@ -47,12 +47,22 @@ OPTIONS: Mapping[str, Any] = {
     "most": int,
     "workers": int | None,
     "rebuild": bool,
+    "format": str | None,
+    "out": str | None,
+    "overwrite": bool,
+    "merge_lora": bool,
+    "samples": int,
+    "bits": str,
+    "compile": bool,
+    "budget": int | float | None,
+    "max_new_tokens": int,
 }
 LEAST = {
     "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
+    "samples": 1, "max_new_tokens": 1,
 }  # fmt: skip
 FREE_TEXT = (
-    "question", "image", "ckpt", "weights", "folder", "model.backbone", "data.texture_cache",
+    "question", "image", "ckpt", "weights", "folder", "out", "model.backbone", "data.texture_cache",
 )  # fmt: skip
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
@@ -126,7 +136,7 @@ def _check(config: DictConfig, base: DictConfig, kind: str) -> None:
         if (least if plain.get(key) is None else plain[key]) < least:
             raise ValueError(f"{key}={plain[key]}; expected {least} or more.")
     _check_hydra(hydra)
-    if "topic" not in plain:  # doctor says so itself
+    if hydra["output_subdir"] is not None:  # those without a folder of a run say so themselves
         _check_writable(kind, str(hydra[kind]["dir"]), str(hydra["job"]["name"]))
 
 

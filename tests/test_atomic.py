@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_arrcoc.atomic import write_atomically
+from lightning_arrcoc.atomic import replacing_folder, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -124,3 +124,69 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="file"):
         write_atomically(tmp_path / "file" / "below", lambda file: file.write(b"x"))
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+# --------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder"
+    with replacing_folder(target) as new:
+        (new / "sub").mkdir()
+        (new / "sub" / "file").write_text("content")
+        assert not target.exists()
+    assert (target / "sub" / "file").read_text() == "content"
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    def stop(new: Path) -> None:
+        (new / "file").write_text("content")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"), replacing_folder(tmp_path / "it") as new:
+        stop(new)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "it"
+    for text in ("old", "new"):
+        with replacing_folder(target, replace=text == "new") as new:
+            (new / text).write_text(text)
+    assert [path.name for path in target.iterdir()] == ["new"]
+    with pytest.raises(FileExistsError, match="exists already"), replacing_folder(target):
+        pass
+    with pytest.raises(RuntimeError), replacing_folder(target, replace=True):
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_folder_comes_back_when_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "it"
+    with replacing_folder(target) as new:
+        (new / "old").write_text("old")
+    rename = Path.rename
+
+    def refused(path: Path, to: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no more names")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="no more names"), replacing_folder(target, replace=True):
+        pass
+    assert [path.name for path in target.iterdir()] == ["old"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no such modes there")
+def test_files_in_a_folder_may_be_read_as_usual(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "it") as new:
+        (new / "file").write_text("content")
+        (new / "file").chmod(0o600)
+    usual = tmp_path / "usual"
+    usual.write_text("")
+    assert (tmp_path / "it" / "file").stat().st_mode == usual.stat().st_mode

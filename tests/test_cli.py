@@ -29,7 +29,9 @@ from lightning_arrcoc.config import check_overrides
 # `main` runs as the user's program does, where a warning is a line on the screen and no error.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-WITH_CHECKPOINT = tuple(command for command in cli.COMMANDS if command not in ("doctor", "cache"))
+WITHOUT_CHECKPOINT = ("doctor", "cache", "ask")  # or, as `ask`, with and without
+WITH_CHECKPOINT = tuple(name for name in cli.COMMANDS if name not in WITHOUT_CHECKPOINT)
+WORDS = {"export": ("format=hf",)}  # that a command does not go without
 SMALL = ("experiment=debug", "model.random_weights=true")
 PATIENCE_S = 600  # a run takes seconds, but a busy machine is no failure
 
@@ -417,7 +419,10 @@ def test_a_command_that_needs_a_checkpoint_says_where_to_find_one(command: str, 
 
 @pytest.mark.parametrize("command", WITH_CHECKPOINT)
 def test_a_checkpoint_that_is_not_there_is_named(command: str, here: Here) -> None:
-    refused(here(command, "ckpt=nowhere.ckpt"), "No checkpoint at 'nowhere.ckpt'")
+    refused(
+        here(command, *WORDS.get(command, ()), "ckpt=nowhere.ckpt"),
+        "No checkpoint at 'nowhere.ckpt'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -453,7 +458,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_without_running_it(
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
-    done = here(command, f"ckpt={path}")
+    done = here(command, *WORDS.get(command, ()), f"ckpt={path}")
     assert not (tmp_path / "canary").exists()
     refused(done, "evil.ckpt", "is damaged or no checkpoint", "Choose another")
 
@@ -496,7 +501,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     width = saved["state_dict"][name].shape
     saved["state_dict"][name] = torch.zeros(7, 7)
     torch.save(saved, tmp_path / "other.ckpt")
-    done = here(command, *SMALL, f"ckpt={tmp_path / 'other.ckpt'}")
+    other = f"ckpt={tmp_path / 'other.ckpt'}"
+    done = here(command, *SMALL, *WORDS.get(command, ()), other)
     refused(done, "another architecture", f"{name}: (7, 7) in the checkpoint, {tuple(width)} here")
 
 

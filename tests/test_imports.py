@@ -86,13 +86,13 @@ def test_one_file_imports_peft_and_only_when_it_is_wanted() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_vlm_imports_relevance_and_itself_alone() -> None:
+def test_vlm_imports_relevance_itself_and_plain_files_alone() -> None:
     for file in files("vlm"):
         if file.name == "make.py":  # lays down the backbone for the digits
             continue
         for name in imports(file):
             assert not name.startswith("lightning_arrcoc.") or name.startswith(
-                ("lightning_arrcoc.relevance", "lightning_arrcoc.vlm")
+                ("lightning_arrcoc.relevance", "lightning_arrcoc.vlm", "lightning_arrcoc.atomic")
             ), f"{file}: {name}"
 
 

@@ -6,23 +6,14 @@ Nothing that a checkpoint names is imported or called: its words choose among ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from lightning_arrcoc.architecture import MAY_DIFFER
 from lightning_arrcoc.plugins.manifest import STAMPS
-from lightning_arrcoc.relevance import (
-    AdaptiveTensions,
-    FixedTensions,
-    Knowing,
-    RelevanceRealizer,
-    TextureGenerator,
-    TokenAllocator,
-    build_realizer,
-)
+from lightning_arrcoc.relevance import RelevanceRealizer
+from lightning_arrcoc.relevance.blueprint import Blueprint
 from lightning_arrcoc.relevance.textures import CORE, FULL
 from lightning_arrcoc.weights import LORA
 
@@ -41,40 +32,6 @@ class LoraSettings(NamedTuple):
     rank: int
     alpha: int
     targets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """What a small network of ours is built by.
-
-    Attributes:
-        channels: names of the texture channels.
-        scorers: names of those that are heard.
-        adaptive: whether its tensions adapt.
-        query_blind, coarse, temperature: as for `RelevanceRealizer` and `TokenAllocator`.
-    """
-
-    channels: tuple[str, ...]
-    scorers: tuple[str, ...]
-    adaptive: bool
-    query_blind: bool = False
-    coarse: bool = True
-    temperature: float = 0.25
-
-    def __call__(self, query_dim: int) -> RelevanceRealizer:
-        """A fresh network.
-
-        Raises:
-            ValueError: there is no such channel or scorer.
-        """
-        return build_realizer(
-            query_dim,
-            texture=TextureGenerator(list(self.channels)),
-            knowing=partial(Knowing, scorers=self.scorers),
-            balancer=AdaptiveTensions if self.adaptive else FixedTensions(),
-            allocator=TokenAllocator(coarse=self.coarse, temperature=self.temperature),
-            query_blind=self.query_blind,
-        )
 
 
 def blueprint_of(checkpoint: Mapping[str, Any]) -> Blueprint:

@@ -10,13 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lightning_arrcoc.compare.blueprint import (
-    Blueprint,
-    Builder,
-    LoraSettings,
-    blueprint_of,
-    lora_of,
-)
+from lightning_arrcoc.compare.blueprint import Builder, LoraSettings, blueprint_of, lora_of
 from lightning_arrcoc.compare.errors import (
     CompareError,
     MissingCheckpointError,
@@ -27,6 +21,7 @@ from lightning_arrcoc.compare.errors import (
 from lightning_arrcoc.plugins.checkpoint_file import load_open
 from lightning_arrcoc.plugins.manifest import DamagedCheckpointError, Manifest
 from lightning_arrcoc.plugins.verifying import opened, verify_open
+from lightning_arrcoc.relevance.blueprint import Blueprint
 from lightning_arrcoc.vlm.identity import differences
 from lightning_arrcoc.vlm.lora import MARK
 from lightning_arrcoc.weights import IDENTITY

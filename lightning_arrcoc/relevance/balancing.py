@@ -54,7 +54,7 @@ class FixedTensions(nn.Module):
         self, logits_ISHW: Tensor, textures_ICHW: Tensor, query_ILD: Tensor, mask_IL: Tensor
     ) -> Tensor:
         """Tensions ``(I, T)``, fp32."""
-        return self.values.float().expand(len(logits_ISHW), -1)
+        return self.values.float().expand(logits_ISHW.shape[0], -1)
 
 
 class AdaptiveTensions(nn.Module):
@@ -115,12 +115,12 @@ def statistics(scores_ISHW: Tensor) -> Tensor:
     A map one cell high or wide has its single row or column in both halves.
     """
     rows, columns = scores_ISHW.shape[-2:]
-    upper, lower = scores_ISHW[..., : -(-rows // 2), :], scores_ISHW[..., rows // 2 :, :]
-    middle = columns // 2
+    middle, centre = rows // 2, columns // 2  # of whole numbers above 0: ONNX rounds towards zero
+    upper, lower = scores_ISHW[..., : rows - middle, :], scores_ISHW[..., middle:, :]
     quadrants = [
         part.mean((-2, -1))
         for half in (upper, lower)
-        for part in (half[..., : columns - middle], half[..., middle:])
+        for part in (half[..., : columns - centre], half[..., centre:])
     ]
     flat = scores_ISHW.flatten(2)
     whole = [flat.mean(-1), flat.amax(-1), flat.std(-1, correction=0)]

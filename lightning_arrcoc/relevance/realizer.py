@@ -172,7 +172,7 @@ class RelevanceRealizer(nn.Module):
 
     def _with_null(self, query_ILD: Tensor, mask_IL: Tensor) -> tuple[Tensor, Tensor]:
         """Put the null query before each question; it is heard only where nothing was asked."""
-        null = self.null_query.float().expand(len(query_ILD), 1, -1)
+        null = self.null_query.float().expand(query_ILD.shape[0], 1, -1)
         nothing = ~mask_IL.any(-1, keepdim=True)
         return torch.cat([null, query_ILD], 1), torch.cat([nothing, mask_IL], 1)
 

@@ -72,13 +72,17 @@ def locate(name: str) -> str:
         return str(TINY_FOLDER)
     if Path(name).is_dir():
         return name
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not is_hub_id:
+    if not is_hub_id(name):
         raise FileNotFoundError(
             f"No backbone {name!r}. Expected 'tiny', a folder with a Qwen3-VL, or a hub id such "
             "as 'Qwen/Qwen3-VL-2B-Instruct'."
         )
     return name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of one, such as "Qwen/Qwen3-VL-2B-Instruct"."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def load_backbone(

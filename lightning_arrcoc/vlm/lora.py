@@ -7,12 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
+
+from lightning_arrcoc.vlm.tensors import read_tensors
 
 ADAPTER = "default"  # peft's own name for an only adapter
 MARK = "lora_"  # what peft puts before the names of its parts ...
 WRAPPED = ".base_layer."  # ... and into those of the parameters that it stands beside
+ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, and ...
+PEFT_START = "base_model.model."  # ... what it puts before a weight's name
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the vision tower's are called otherwise
 
 
@@ -144,3 +149,43 @@ class Adapters:
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
     """Write the adapters in peft's own format, for ``peft.PeftModel.from_pretrained``."""
     backbone.save_pretrained(folder)  # with adapters inside, transformers writes them alone
+
+
+def load_lora(backbone: Qwen3VLForConditionalGeneration, path: Path) -> None:
+    """Fill the adapters that are in the backbone with weights that `save_lora` wrote.
+
+    peft's own way reads settings from the folder that may name code to import; here they come from
+    whoever put the adapters in, and the file holds tensors alone.
+
+    Raises:
+        ValueError: names or shapes are others, or the file is damaged.
+    """
+    here = {
+        PEFT_START + name.replace(f".{ADAPTER}.", "."): value
+        for name, value in lora_parameters(backbone).items()
+    }
+    saved = read_tensors(path, here)
+    with torch.no_grad():
+        for name, value in here.items():
+            value.copy_(saved[name])
+
+
+@contextmanager
+def merged(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
+    """Within it the backbone is the stock model, with the adapters' effect in its own weights.
+
+    Rounded to the type of these weights. Afterwards it is what it was, bit for bit.
+    """
+    adapters = Adapters(backbone)
+    layers = [layer for _, _, layer in adapters.places]
+    before = [layer.base_layer.weight.data for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True)  # into a copy; refuses what is not finite
+        adapters.take_out()
+        yield
+    finally:
+        adapters.put_in()
+        for layer, weight in zip(layers, before, strict=True):
+            layer.base_layer.weight.data = weight
+            layer.merged_adapters.clear()
