@@ -48,7 +48,9 @@ from lightning_arrcoc.pictures import (
 )
 from lightning_arrcoc.plugins.verifying import verify
 from lightning_arrcoc.provenance import describe_run
+from lightning_arrcoc.serve.command import require_extra, serve_checkpoint
 from lightning_arrcoc.targets import build
+from lightning_arrcoc.trained import options_of
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
 from lightning_arrcoc.vlm.pretrained import CONFIG as SAVED
@@ -167,6 +169,16 @@ def export(config: DictConfig) -> int:
     checkpoint = trained_source(config.ckpt)
     quiet_known_noise()
     return export_checkpoint(config, checkpoint)
+
+
+def serve(config: DictConfig) -> int:
+    """Answer over HTTP until told to stop."""
+    require_extra()
+    settings = build(config.server)
+    checkpoint = trained_source(config.ckpt)
+    quiet_known_noise()
+    options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
+    return serve_checkpoint(checkpoint, options, settings)
 
 
 def doctor(config: DictConfig) -> int:
