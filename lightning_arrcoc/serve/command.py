@@ -99,8 +99,8 @@ def serve(
     """
     key = read_api_key(settings)
     check_port(settings)
-    failures = multiprocessing.get_context("spawn").SimpleQueue()
-    server = make_server(load, processor, positions, settings, key, failures.put)
+    failures, failed = multiprocessing.Pipe(duplex=False)
+    server = make_server(load, processor, positions, settings, key, failed.send)
     print(f"serving {settings.name} on {_address(settings)}/v1 as soon as the model is loaded")
     if key is None and settings.host != "127.0.0.1":
         print(f"note: whoever reaches this machine may ask; set {KEY_VARIABLE}", file=sys.stderr)
@@ -119,8 +119,8 @@ def serve(
     except KeyboardInterrupt:
         return INTERRUPTED
     except (RuntimeError, EOFError, OSError) as error:
-        if not failures.empty():
-            raise ValueError(f"The model could not be loaded: {failures.get()}") from error
+        if failures.poll():
+            raise ValueError(f"The model could not be loaded: {failures.recv()}") from error
         print(f"error: the server came to an end: {error!r}", file=sys.stderr)
         return 1
     finally:

@@ -86,18 +86,15 @@ class ChatSpec(LitSpec):
 
     async def complete(self, request: Request) -> Response:
         """Answer a request, or say in OpenAI's form why not."""
-        began, status = time.monotonic(), 500
+        began = time.monotonic()
         try:
             response = await self._completed(request, began)
-            status = response.status_code
         except RequestError as error:
-            status = error.status
-            return JSONResponse(error.body(), status, error.headers)
+            response = JSONResponse(error.body(), error.status, error.headers)
         except ClientDisconnect:
-            status = CLOSED
-            return Response(status_code=CLOSED)
-        finally:
-            self._metrics.ended(status, time.monotonic() - began)
+            response = Response(status_code=CLOSED)
+        if not isinstance(response, StreamingResponse):  # a stream has only begun
+            self._metrics.ended(response.status_code, time.monotonic() - began)
         return response
 
     async def _completed(self, request: Request, began: float) -> Response:
@@ -115,7 +112,7 @@ class ChatSpec(LitSpec):
         if not job.stream:
             return JSONResponse(reply.whole(first))
         self._metrics.began(time.monotonic() - began)
-        events = self._streamed(reply, first, pieces, deadline)
+        events = self._streamed(reply, first, pieces, began)
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
@@ -203,15 +200,20 @@ class ChatSpec(LitSpec):
         return piece
 
     async def _streamed(
-        self, reply: Reply, piece: Told, pieces: asyncio.Queue[Told], deadline: float
+        self, reply: Reply, piece: Told, pieces: asyncio.Queue[Told], began: float
     ) -> AsyncIterator[bytes]:
-        yield reply.opening() + reply.chunks(piece)
+        status = CLOSED
         try:
+            yield reply.opening() + reply.chunks(piece)
             while piece.reason is None:
-                piece = await self._next(pieces, deadline)
+                piece = await self._next(pieces, began + self._settings.timeout_s)
                 yield reply.chunks(piece)
+            status = 200
         except RequestError as error:
+            status = error.status
             yield reply.broken_off(error)
+        finally:
+            self._metrics.ended(status, time.monotonic() - began)
 
 
 async def _in_time(work: Any, deadline: float) -> Any:

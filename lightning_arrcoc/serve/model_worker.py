@@ -19,6 +19,7 @@ from lightning_arrcoc.serve.settings import ServerSettings
 from lightning_arrcoc.serve.wire import Job, Told, told
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.answering import Piece, answer_together
+from lightning_arrcoc.vlm.loading import hide_progress_bars
 
 IDLE_S = 1.0  # how long a wait for the first of a batch lasts before it is begun again
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class ChatApi(LitAPI):
     def setup(self, device: str) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C lets running answers end
         keep_freed_memory()
+        hide_progress_bars()
         try:
             self.model = self._load().to(torch.device(device)).eval()
         except Exception as error:

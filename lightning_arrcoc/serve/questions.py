@@ -33,6 +33,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (None, 0),
     "web_search_options": (None,),
 }
+TYPES = ("str", "int", "float")
 MOST_MESSAGES, MOST_PARTS, MOST_STOPS = 256, 64, 4  # chosen by us; of stops OpenAI takes four
 
 
@@ -162,7 +163,9 @@ def read_question(body: bytes) -> ChatRequest:
         return ChatRequest.model_validate(known)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        # Of a choice of types pydantic names the type as well, which is no part of the request.
+        parts = [str(part) for part in first["loc"]]
+        where = ".".join(part for part in parts if part not in TYPES and "[" not in part)
         kind = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
         raise RequestError(400, f"{where}: {first['msg']}.", param=where, code=kind) from error
 
