@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,7 +55,7 @@ class ServerSettings:
     default_tokens: int = 256
     max_prompt_tokens: int = 8192
     timeout_s: float = 120.0
-    remote_hosts: tuple[str, ...] | list[str] = ()
+    remote_hosts: Sequence[str] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
