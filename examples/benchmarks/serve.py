@@ -8,8 +8,8 @@ A server is started on this machine, and asked about drawn pictures from all vis
 1.0) and from a tenth of them, in turns, by 1, 4 and 16 clients that each wait for their answer.
 Where other things run beside it seconds tell little: the processor time of all its processes stands
 beside them, and only ratios of two rows that were measured in turns are worth something.
-`--dimensions 2b` has the true dimensions of Qwen3-VL-2B, and with `--quick` a quarter of its layers:
-7 of 28, and 6 of the 24 of the vision tower. There no answer ends before its eight tokens.
+`--dimensions 2b` has the true dimensions of Qwen3-VL-2B, and with `--quick` a quarter of its
+layers: 7 of 28, and 6 of the 24 of the vision tower. There no answer ends before its eight tokens.
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ class Door:
         positions: that the language model knows; a prompt and its answer must fit.
     """
 
-    def __init__(
-        self, processor: ChatProcessor, settings: ServerSettings, positions: int
-    ) -> None:
+    def __init__(self, processor: ChatProcessor, settings: ServerSettings, positions: int) -> None:
         self._processor, self._settings = processor, settings
         self._room = min(settings.max_prompt_tokens, positions)
         self._positions = positions
@@ -105,7 +103,10 @@ class Door:
                 param="messages",
                 code="context_length_exceeded",
             )
-        if len(parts) - sum(isinstance(part, TextPart) for part in parts) > self._settings.max_images:
+        if (
+            len(parts) - sum(isinstance(part, TextPart) for part in parts)
+            > self._settings.max_images
+        ):
             raise RequestError(
                 400, f"More than {self._settings.max_images} images.", param="messages"
             )

@@ -192,7 +192,7 @@ class ChatSpec(LitSpec):
         Raises:
             RequestError: there is none in time, or the model failed.
         """
-        piece = await _in_time(pieces.get(), deadline)
+        piece: Told = await _in_time(pieces.get(), deadline)
         if piece.reason == "timeout":
             raise _timeout()
         if piece.reason == "error":

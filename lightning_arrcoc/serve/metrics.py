@@ -59,4 +59,4 @@ class ServerMetrics:
 
     def page(self) -> bytes:
         """In Prometheus' text format."""
-        return generate_latest(self._registry)
+        return bytes(generate_latest(self._registry))

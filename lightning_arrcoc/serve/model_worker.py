@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty
 from typing import Any
 
@@ -82,9 +83,14 @@ class ChatApi(LitAPI):
                 if len(jobs) == 1:
                     tell(number, Told("", "error"))
                 else:
-                    self.answer([jobs[number]], lambda _, piece, n=number: tell(n, piece))
+                    self.answer([jobs[number]], partial(_as, number, tell))
             for number in begun:  # of streams nobody can take back what was said
                 tell(number, Told("", "error"))
+
+
+def _as(number: int, tell: Callable[[int, Told], None], _: int, piece: Told) -> None:
+    """Tell a piece of one who was asked alone by its place in the batch."""
+    tell(number, piece)
 
 
 class BatchLoop(LitLoop):
@@ -143,4 +149,3 @@ class BatchLoop(LitLoop):
                 until = time.monotonic() + self._wait_s
             found.append((consumer, uid, job))
         return found
-

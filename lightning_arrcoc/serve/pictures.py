@@ -1,4 +1,4 @@
-"""An image's URL -> the image: what stands in a data URL, and what is fetched if that is allowed."""
+"""An image's URL -> the image: from a data URL, or fetched where that is allowed."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def _fetched(url: str, name: str, settings: ServerSettings, most: int) -> bytes:
         )
     if any(ord(letter) <= 32 or ord(letter) > 126 for letter in url):
         raise _bad(name, "has a URL with spaces or foreign letters; encode them.")
-    line = http.client.HTTPSConnection(
-        host, timeout=FETCH_S, context=ssl.create_default_context()
-    )
+    line = http.client.HTTPSConnection(host, timeout=FETCH_S, context=ssl.create_default_context())
     try:
         line.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         answer = line.getresponse()

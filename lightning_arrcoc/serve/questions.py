@@ -171,4 +171,4 @@ def read_question(body: bytes) -> ChatRequest:
 
 
 def _same(value: Any, allowed: Any) -> bool:
-    return type(value) is not bool is not type(allowed) and value == allowed or value is allowed
+    return (type(value) is not bool is not type(allowed) and value == allowed) or value is allowed

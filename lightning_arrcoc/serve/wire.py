@@ -1,6 +1,6 @@
 """What goes between the process that answers HTTP and the one with the model.
 
-Plain values and images alone: tensors would travel as shared memory, which outlives what it was for.
+Plain values and images alone: tensors would travel as shared memory, and outlive their use.
 """
 
 from __future__ import annotations

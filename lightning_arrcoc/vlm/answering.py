@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from lightning_arrcoc.relevance import Allocation, ImageRelevance, Selector
 from lightning_arrcoc.vlm.messages import Row, batch_rows
@@ -76,7 +81,9 @@ def answer_together(model: ArrCocQwen3VL, prompts: Sequence[Prompt], tell: Tell)
     """
     assert model.processor is not None
     pictures = [image for prompt in prompts for image in prompt.images]
-    batch = batch_rows(model.processor, [prompt.row for prompt in prompts], pictures)
+    batch: dict[str, Any] = batch_rows(
+        model.processor, [prompt.row for prompt in prompts], pictures
+    )
     choosing = _EachItsBudget(model.arr_coc, [p.budget for p in prompts if p.images])
     writers = [
         AnswerWriter(model.processor.tokenizer, set(model.end_tokens), p.max_tokens, p.stop)
@@ -101,7 +108,7 @@ def answer_together(model: ArrCocQwen3VL, prompts: Sequence[Prompt], tell: Tell)
     drawn = [_Draw(p.temperature, p.top_p, p.seed) if p.temperature else None for p in prompts]
     model.generate(
         **{key: value.to(model.backbone.device) for key, value in batch.items()},
-        selector=choosing,
+        selector=cast(Selector, choosing),  # its allocator is a method
         max_new_tokens=max(prompt.max_tokens for prompt in prompts),
         do_sample=False,
         logits_processor=LogitsProcessorList([_Drawing(drawn)] if any(drawn) else []),
@@ -123,7 +130,7 @@ class _EachItsBudget:
         return self._selector(*asked)
 
     def allocator(self, found: Sequence[ImageRelevance], _: Any = None) -> list[Allocation]:
-        kept = self._selector.allocator(found, next(self._budgets))
+        kept: list[Allocation] = self._selector.allocator(found, next(self._budgets))
         self.chosen.append(tuple(one._replace(**_on_cpu(one)) for one in kept))
         return kept
 
@@ -132,7 +139,7 @@ def _on_cpu(allocation: Allocation) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in allocation._asdict().items()}
 
 
-class _EachItsEnd(StoppingCriteria):  # type: ignore[misc]
+class _EachItsEnd(StoppingCriteria):
     """Sees every token as it is chosen, and says which answers are at their end."""
 
     def __init__(self, step: Callable[[list[int]], list[bool]]) -> None:
@@ -159,7 +166,7 @@ class _Draw:
         return int(order_V[torch.multinomial(likely_V, 1, generator=self._random)])
 
 
-class _Drawing(LogitsProcessor):  # type: ignore[misc]
+class _Drawing(LogitsProcessor):
     """Leaves one token to choose in the rows that draw; the others choose the likeliest."""
 
     def __init__(self, drawn: Sequence[_Draw | None]) -> None:

@@ -169,9 +169,7 @@ class ChatProcessor:
         if len(answers) < len(conversation["questions"]) or len(answers) == 1:
             question_span = self._locate_question(messages, conversation["questions"][-1])
         query = [int(_within(offset, question_span)) for offset in offsets]
-        return self.expand_images(
-            {"input_ids": ids, "labels": labels, "query_mask": query}, counts
-        )
+        return self.expand_images({"input_ids": ids, "labels": labels, "query_mask": query}, counts)
 
     def _locate_question(self, messages: list[dict[str, Any]], question: str) -> tuple[int, int]:
         """Where the last question begins and ends in the rendered text.

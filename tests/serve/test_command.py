@@ -81,7 +81,9 @@ def test_wrong_words_are_one_line(
 def test_a_port_that_is_taken_is_found_before_the_model_is_loaded(
     said: Callable[..., str], taken: int
 ) -> None:
-    assert f"Port {taken} of 127.0.0.1 cannot be taken" in said("ckpt=one.ckpt", f"server.port={taken}")
+    assert f"Port {taken} of 127.0.0.1 cannot be taken" in said(
+        "ckpt=one.ckpt", f"server.port={taken}"
+    )
 
 
 def test_no_process_is_asked_for_a_key_that_is_empty(

@@ -40,8 +40,12 @@ def test_what_a_request_leaves_open_is_greedy_and_short(door: Door, chat: Any) -
 
 def test_a_talk_may_have_a_system_and_pictures_in_any_turn(door: Door, chat: Any) -> None:
     first = chat()["messages"][0]
-    talk = [{"role": "developer", "content": "Short."}, {"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": [{"type": "text", "text": "Yes?"}]}, first]  # fmt: skip
+    talk = [
+        {"role": "developer", "content": "Short."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes?"}]},
+        first,
+    ]
     assert opened(door, {"messages": talk}).row.cells == 20
 
 

@@ -111,7 +111,10 @@ def test_who_waited_too_long_is_not_answered_any_more(
 ) -> None:
     sent = run(job(1, deadline=time.monotonic() - 1), job(2)).sent
     assert answered == [[2]]
-    assert [(uid, piece.reason) for _, uid, piece in sent] == [("uid0", "timeout"), ("uid1", "stop")]
+    assert [(uid, piece.reason) for _, uid, piece in sent] == [
+        ("uid0", "timeout"),
+        ("uid1", "stop"),
+    ]
 
 
 def test_an_empty_queue_is_waited_for_without_asking_again_and_again(

@@ -14,7 +14,9 @@ LAST = Told("7", "stop", tokens=1, visual=5)
 
 
 def events(sent: bytes) -> list[dict[str, object]]:
-    return [orjson.loads(line[6:]) for line in sent.split(b"\n\n") if line and line + b"\n\n" != DONE]
+    return [
+        orjson.loads(line[6:]) for line in sent.split(b"\n\n") if line and line + b"\n\n" != DONE
+    ]
 
 
 def test_usage_tells_what_was_read_and_what_was_saved() -> None:
@@ -52,7 +54,8 @@ def test_usage_in_a_stream_is_told_to_whom_asks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, "invalid_request_error"), (429, "rate_limit_error"), (504, "server_error")]
+    ("status", "kind"),
+    [(400, "invalid_request_error"), (429, "rate_limit_error"), (504, "server_error")],
 )
 def test_an_error_has_openais_form(status: int, kind: str) -> None:
     error = RequestError(status, "Found, expected.", param="x", code="y")

@@ -18,11 +18,6 @@ import psutil
 import pytest
 import torch
 
-pytest.importorskip("litserve")
-pytest.importorskip("prometheus_client")
-openai = pytest.importorskip("openai")
-httpx = pytest.importorskip("httpx")
-
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL
 from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
 from lightning_arrcoc.plugins.manifest import STAMPS
@@ -31,6 +26,11 @@ from lightning_arrcoc.vlm.identity import backbone_identity
 
 from ..conftest import FORKED, WARM
 from .bad_requests import bad_requests
+
+pytest.importorskip("litserve")
+pytest.importorskip("prometheus_client")
+openai = pytest.importorskip("openai")
+httpx = pytest.importorskip("httpx")
 
 KEY = "the-key-of-this-test"
 PROGRAM = "from lightning_arrcoc.cli import main\n\nif __name__ == '__main__':\n    main()\n"
@@ -60,9 +60,7 @@ def save_untrained(path: Path, backbone: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path
-) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path) -> Iterator[Served]:
     """Random weights hardly ever end an answer, so that there is one to be in the middle of."""
     folder = tmp_path_factory.mktemp("server")
     save_untrained(folder / "one.ckpt", backbone_folder)
@@ -185,9 +183,9 @@ def test_errors_are_those_that_openais_client_knows(client: Any, chat: Any, serv
     assert (bad.value.param, bad.value.code) == ("arr_coc.budget", "invalid_value")
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o'"):
         create(model="gpt-4o", **chat())
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as stranger:
-        with pytest.raises(openai.AuthenticationError):
-            stranger.chat.completions.create(model="arr-coc", **chat())
+    stranger = client.with_options(api_key="wrong")
+    with pytest.raises(openai.AuthenticationError):
+        stranger.chat.completions.create(model="arr-coc", **chat())
     too_much = {"role": "user", "content": "x" * 2**20}
     with pytest.raises(openai.APIStatusError, match="more than 1 MiB") as large:
         create(model="arr-coc", messages=[too_much])
@@ -222,9 +220,7 @@ def test_two_hundred_bad_requests_are_refused_and_a_good_one_is_answered(
     assert metric(web, "arr_coc_queue_length") == 0
 
 
-def test_more_than_the_queue_takes_are_told_to_come_again(
-    client: Any, web: Any, chat: Any
-) -> None:
+def test_more_than_the_queue_takes_are_told_to_come_again(client: Any, web: Any, chat: Any) -> None:
     def asked(_: int) -> Any:
         try:
             fields = chat(max_tokens=40)
@@ -240,9 +236,7 @@ def test_more_than_the_queue_takes_are_told_to_come_again(
     assert metric(web, 'arr_coc_requests_total{status="429"}') == len(refused)
 
 
-def test_who_leaves_in_the_middle_of_a_stream_leaves_nothing_behind(
-    web: Any, chat: Any
-) -> None:
+def test_who_leaves_in_the_middle_of_a_stream_leaves_nothing_behind(web: Any, chat: Any) -> None:
     fields = chat(max_tokens=15, stream=True)
     for _ in range(5):  # more than the queue takes
         with web.stream("POST", "/v1/chat/completions", json=fields) as answer:

@@ -96,9 +96,7 @@ def test_a_prompt_whose_time_is_over_ends_and_others_go_on(
     assert found[1][1].reason in ("stop", "length")
 
 
-def test_what_is_drawn_depends_on_the_seed_alone(
-    model: ArrCocQwen3VL, mixed: list[Prompt]
-) -> None:
+def test_what_is_drawn_depends_on_the_seed_alone(model: ArrCocQwen3VL, mixed: list[Prompt]) -> None:
     drawn = [mixed[0]._replace(temperature=2.0, seed=seed, max_tokens=6) for seed in range(5)]
     found = [text for text, _ in answers(model, *drawn)]
     assert found == [text for text, _ in answers(model, *drawn)]
