@@ -108,7 +108,7 @@ def answer_together(model: ArrCocQwen3VL, prompts: Sequence[Prompt], tell: Tell)
     drawn = [_Draw(p.temperature, p.top_p, p.seed) if p.temperature else None for p in prompts]
     model.generate(
         **{key: value.to(model.backbone.device) for key, value in batch.items()},
-        selector=cast(Selector, choosing),  # its allocator is a method
+        selector=cast("Selector", choosing),  # its allocator is a method
         max_new_tokens=max(prompt.max_tokens for prompt in prompts),
         do_sample=False,
         logits_processor=LogitsProcessorList([_Drawing(drawn)] if any(drawn) else []),
