@@ -99,6 +99,8 @@ def what_fits(
 
 def _is_in_pieces(module: pl.LightningModule) -> bool:
     """Whether FSDP1 keeps a flat piece of each tensor here, another one on each rank."""
+    if any(name.endswith("_flat_param") for name, _ in module.named_parameters()):
+        return True
     trainer = module._trainer  # the public property raises where there is none
     kinds = type(trainer.strategy).__mro__ if trainer is not None else ()
     return any(kind.__name__ == "FSDPStrategy" for kind in kinds)

@@ -1,7 +1,7 @@
 """Command and configuration -> objects -> Trainer: where everything is put together.
 
 Exit codes: 0 done, 1 a check found something bad or an error of ours, 2 the user can mend it,
-130 interrupted.
+130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": "a checkpoint behind an OpenAI-compatible chat endpoint, on this machine alone",
     "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
+    "compare": "ask checkpoints side by side on a page of this machine (checkpoints=DIR)",
 }
 PLAIN = {  # these take no configuration
     "checkpoints": "list the checkpoints of a folder; --verify reads them all",
@@ -36,7 +37,7 @@ USAGE = (
 )
 
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # as torch calls it now, and before
@@ -106,8 +107,8 @@ def run(command: str, arguments: list[str]) -> int:
         ended = _guarded(command, config)
         _finish_tracking(ended)
         code = max(code, ended)
-        if code == INTERRUPTED:  # a sweep would go on with the next job
-            sys.exit(INTERRUPTED)
+        if code in (INTERRUPTED, TERMINATED):  # a sweep would go on with the next job
+            sys.exit(code)
 
     main_of = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
     # Hydra's parser wants its flags before the overrides.
@@ -154,6 +155,10 @@ def _guarded(command: str, config: Any) -> int:
         # The Trainer turns Ctrl-C into exit code 1.
         if isinstance(error.__context__, KeyboardInterrupt):
             return INTERRUPTED
+        if type(error).__name__ == "SIGTERMException":
+            # Of several processes the first one says so: Lightning's launcher would take another
+            # one that ends with a code for a crash, and kill this one.
+            return 0 if _is_other_rank() else TERMINATED
         raise
     except Exception as error:
         if config.get("debug") or not _is_mendable(error):
@@ -163,6 +168,12 @@ def _guarded(command: str, config: Any) -> int:
 
         # A table stays one: what differs is many things at once.
         return _fail(str(error) if isinstance(error, ArchitectureError) else _one_line(error))
+
+
+def _is_other_rank() -> bool:
+    """Whether a launcher (Lightning's, torchrun or srun) started this process as not the first."""
+    names = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
+    return any(int(os.environ.get(name, "0")) > 0 for name in names)
 
 
 def _is_mendable(error: Exception) -> bool:
@@ -200,8 +211,7 @@ def _forget_empty_run() -> None:
     outputs = Path(HydraConfig.get().runtime.cwd) / "outputs"
     log = folder / LOG
     measured = log.is_file() and any(line.get("metrics") for line in read_lines(log))
-    other_rank = int(os.environ.get("LOCAL_RANK", "0")) > 0
-    if other_rank or measured or outputs not in folder.parents:
+    if _is_other_rank() or measured or outputs not in folder.parents:
         return
     with suppress(OSError):
         if {entry.name for entry in folder.iterdir()} <= {".hydra", "csv", "tensorboard", LOG}:

@@ -23,8 +23,10 @@ from lightning_arrcoc.ask_command import ask as answer_one
 from lightning_arrcoc.ask_command import check_question, newest_run
 from lightning_arrcoc.atomic import write_atomically
 from lightning_arrcoc.cache_command import cache as cache
+from lightning_arrcoc.callbacks import OOMGuard
 from lightning_arrcoc.callbacks.last_verified import find_last_verified
 from lightning_arrcoc.callbacks.resuming import LAST_VERIFIED
+from lightning_arrcoc.compare.page.command import compare as compare
 from lightning_arrcoc.contest import results_table
 from lightning_arrcoc.data.collate import Collator
 from lightning_arrcoc.data.datamodule import VqaDataModule
@@ -53,7 +55,7 @@ from lightning_arrcoc.targets import build
 from lightning_arrcoc.trained import options_of
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
-from lightning_arrcoc.vlm.pretrained import CONFIG as SAVED
+from lightning_arrcoc.vlm.saved_folder import CONFIG as SAVED
 
 MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
 RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}
@@ -89,7 +91,7 @@ def fit(config: DictConfig) -> int:
         if has_lora(parts.module.model.backbone) and parts.trainer.is_global_zero:
             save_lora(parts.module.model.backbone, last.parent / "adapter")
     if parts.datamodule.test is not None and not config.trainer.get("fast_dev_run"):
-        compare(parts, config)
+        hold_contest(parts, config)
     return 0
 
 
@@ -110,7 +112,7 @@ def validate(config: DictConfig) -> int:
 def test(config: DictConfig) -> int:
     """Compare a checkpoint with full, random and downsampled tokens."""
     checkpoint = existing_checkpoint(config.ckpt)
-    compare(assemble(config), config, checkpoint)
+    hold_contest(assemble(config), config, checkpoint)
     return 0
 
 
@@ -256,15 +258,35 @@ def assemble(config: DictConfig) -> Parts:
     seed_everything(config.seed, workers=True, verbose=False)
     model = build(config.model)
     module = build(config.training, model=model)
+    refuse_lacking_gpu(config)
     callbacks = [build(part) for part in (config.get("callbacks") or {}).values()]
     callbacks.append(ConfigRecord(config))
     trainer = build(config.trainer, callbacks=callbacks, logger=make_loggers(config))
+    end_together(trainer)
     if trainer.world_size > 1 and str(HydraConfig.get().mode).endswith("MULTIRUN"):
         raise ValueError(
             "A sweep over runs of several processes does not work: they outlive their run. Start "
             "each as a run of its own, or sweep with trainer.devices=1."
         )
     return Parts(module, build(config.data), trainer, Path(trainer.default_root_dir))
+
+
+def refuse_lacking_gpu(config: DictConfig) -> None:
+    """Say what else there is, where a trainer for GPUs was chosen without one."""
+    if config.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            "No GPU was found, and trainer.accelerator=gpu wants one. Take trainer=cpu, or "
+            "trainer=cpu_ddp to try several processes."
+        )
+
+
+def end_together(trainer: Trainer) -> None:
+    """Let memory that runs out end the run where no process can go on without the others."""
+    meets = getattr(trainer.strategy, "meets_in_forward", False)
+    for guard in trainer.callbacks if meets else []:  # type: ignore[attr-defined]
+        if isinstance(guard, OOMGuard) and guard.policy != "raise":
+            guard.policy = "raise"
+            say(trainer, "OOMGuard ends this run if memory runs out: sharded, no batch is split.")
 
 
 def make_loggers(config: DictConfig) -> list[Logger]:
@@ -293,13 +315,15 @@ class ConfigRecord(Callback):
             self.config = None
 
 
-def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> None:
+def hold_contest(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> None:
     """Run the contest on the test split: one table, one results.json, one picture."""
     parts.trainer.test(
         parts.module, parts.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
     )
     contest = parts.module.contest
     results = contest.results()
+    samples = config.picture_samples
+    sheet = draw_samples(parts, samples) if samples and draws(parts.trainer) else None
     if not parts.trainer.is_global_zero:
         return
     say(parts.trainer, results_table(results, contest.budgets))
@@ -309,11 +333,16 @@ def compare(parts: Parts, config: DictConfig, checkpoint: str | None = None) -> 
         parts.folder / "results.json",
         lambda file: file.write(json.dumps(record, indent=1).encode()),
     )
-    if config.picture_samples:
+    if sheet is not None:
         picture = parts.folder / "kept.png"
-        save_figure(draw_samples(parts, config.picture_samples), picture)
+        save_figure(sheet, picture)
         log_picture(parts.trainer, "test/kept", picture)
         say(parts.trainer, f"picture: {picture}")
+
+
+def draws(trainer: Trainer) -> bool:
+    """Whether this process looks at the samples: the first, or all, where none can alone."""
+    return trainer.is_global_zero or getattr(trainer.strategy, "meets_in_forward", False)
 
 
 def draw_samples(parts: Parts, count: int) -> Figure:
@@ -403,6 +432,7 @@ def quiet_known_noise() -> None:
         r"The '\w+_dataloader' does not have many workers",
         r"Be aware that when using `ckpt_path`",  # measuring needs no callbacks of the run
         r"The dirpath has changed from",  # every run has a folder of its own
+        r"It is recommended to use `self.log\('test/",  # these are over all processes already
     ):
         warnings.filterwarnings("ignore", message=message)
     rank_zero_module.log.addFilter(is_no_noise)

@@ -56,16 +56,26 @@ OPTIONS: Mapping[str, Any] = {
     "compile": bool,
     "budget": int | float | None,
     "max_new_tokens": int,
+    "checkpoints": str | None,
+    "mode": str,
+    "checkpoint": str | None,
+    "export": str | None,
+    "examples": str | None,
+    "port": int,
+    "max_waiting": int,
+    "timeout_s": float,
+    "max_upload_mb": float,
 }
 LEAST = {
     "picture_samples": 0, "explain_samples": 1, "rounds": 1, "batches": 1, "workers": 0, "most": 1,
-    "samples": 1, "max_new_tokens": 1,
+    "samples": 1, "max_new_tokens": 1, "port": 0, "max_waiting": 1, "timeout_s": 1,
+    "max_upload_mb": 1,
 }  # fmt: skip
 FREE_TEXT = (
     "question", "image", "ckpt", "weights", "folder", "out", "model.backbone", "data.texture_cache",
-    "server.api_key_file",
+    "checkpoints", "checkpoint", "export", "examples", "server.api_key_file",
 )  # fmt: skip
-PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
+PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf|null)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
 WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i")
 REFUSED = ("--config-path", "-cp", "--config-name", "-cn")
@@ -110,13 +120,15 @@ def check_overrides(command: str, arguments: list[str]) -> list[str]:
         overrides = OverridesParser.create().parse_overrides(words)
         with _hydra(extra) as composed:
             groups = [o for o in overrides if _is_group(o.key_or_group, extra)]
-            base = composed(command, [_values(o)[0] for o in groups])
+            chosen_groups = [_values(o)[0] for o in groups]
+            base = composed(command, chosen_groups)
             completed = {str(o.input_line): _complete(o, base, extra) for o in overrides}
             choices = [_values(o, completed) for o in overrides]
             if not sweep:
                 _refuse_several(overrides, choices)
             for chosen in _each_value_once(choices):
-                _check(composed(command, chosen), base, "sweep" if sweep else "run")
+                whole = base if chosen == chosen_groups else composed(command, chosen)
+                _check(whole, base, "sweep" if sweep else "run")
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return [completed.get(word, word) for word in arguments]
@@ -210,7 +222,8 @@ def _quoted(word: str) -> str:
     key, equals, value = word.partition("=")
     bare = key.lstrip("+")
     done = value[:1] in "'\"" and len(value) > 1 and value[-1] == value[0]
-    if not equals or bare not in FREE_TEXT or done or PLAIN_WORD.fullmatch(value) or not value:
+    plain = PLAIN_WORD.fullmatch(value) or value in ("", "null")
+    if not equals or bare not in FREE_TEXT or done or plain:
         return word
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)

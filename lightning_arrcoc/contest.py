@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import nn
 from torchmetrics import MeanMetric
 
-from lightning_arrcoc.data.collate import Batch
+from lightning_arrcoc.data.collate import Batch, counted
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.relevance.allocation import check_budget
 from lightning_arrcoc.relevance.baselines import Everything, RandomCells
@@ -99,10 +99,11 @@ class Contest(nn.Module):
         output = model.generate(
             **prompts, max_new_tokens=self.max_new_tokens, do_sample=False, **options
         )
-        answers = decode_answers(model, output, prompts)
-        for right in exact_matches(answers, batch["accepted"]):
+        real, images = counted(batch)
+        answers = decode_answers(model, output, prompts)[:real]
+        for right in exact_matches(answers, batch["accepted"][:real]):
             _metric(self.right, name).update(right)
-        for allocation in output.allocation or []:
+        for allocation in (output.allocation or [])[:images]:
             _metric(self.tokens, name).update(len(allocation.levels))
 
 

@@ -18,16 +18,20 @@ from torchmetrics import MeanMetric
 
 from lightning_arrcoc.architecture import MAY_DIFFER, refuse_other
 from lightning_arrcoc.contest import FULL, Contest, decode_answers
-from lightning_arrcoc.data.collate import Batch
-from lightning_arrcoc.data.cutting import MeanOver, cut_batch, shares
+from lightning_arrcoc.data.collate import Batch, counted
+from lightning_arrcoc.data.cutting import MeanOver, count_of, cut_batch, shares
 from lightning_arrcoc.metrics import METRICS, AnswerMetric
 from lightning_arrcoc.metrics.exact_match import is_match
 from lightning_arrcoc.objectives import AttributionDistillation, FullTokens, Objective
 from lightning_arrcoc.objectives.reading import Read, count, read_whole
 from lightning_arrcoc.plugins.manifest import STAMPS
+from lightning_arrcoc.ranks import LossAmongRanks
 from lightning_arrcoc.relevance.baselines import Everything
 from lightning_arrcoc.resume import UNDER_WAY, settle_loops, take_up, under_way
 from lightning_arrcoc.vlm import ArrCocOutput, ArrCocQwen3VL, ChatProcessor
+from lightning_arrcoc.vlm.blocks import blocks_of
+from lightning_arrcoc.vlm.blocks import checkpoint_activations as recompute_activations
+from lightning_arrcoc.vlm.identity import remember_identity
 from lightning_arrcoc.vlm.lora import has_lora, lora_parameters, set_lora_training
 from lightning_arrcoc.vlm.texture_recipe import TextureRecipe
 from lightning_arrcoc.weights import belongings, fitting_weights, trained_weights
@@ -54,6 +58,11 @@ class ArrCocModule(pl.LightningModule):
     test/<who>@<budget>   answers right                                       share
     ====================  ==================================================  =====
 
+    Of several processes each counts by how many questions (or answer tokens) its batch has, so that
+    gradients and train/loss are those of one process with all samples in its batch. What else an
+    objective logs in a step is the first process's; measured is over all of them, and each sample
+    once.
+
     Args:
         model: backbone and ARR-COC.
         trains: "arr_coc", or "backbone" to train that one instead, with all tokens.
@@ -68,6 +77,8 @@ class ArrCocModule(pl.LightningModule):
         contest: what a test compares; None takes the usual.
         metrics: what validation measures beside exact match: "vqa_accuracy", "anls".
         max_new_tokens: longest answer in validation.
+        checkpoint_activations: compute what the backbone's blocks keep for the backward anew
+            instead: less memory, more time.
 
     Raises:
         ValueError: `trains` is none of the two, a backbone in training has adapters, or there is
@@ -88,6 +99,7 @@ class ArrCocModule(pl.LightningModule):
         contest: Contest | None = None,
         metrics: Sequence[str] = (),
         max_new_tokens: int = 8,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if trains not in ("arr_coc", "backbone"):
@@ -117,6 +129,9 @@ class ArrCocModule(pl.LightningModule):
         )
         self._resumed: dict[str, Any] | None = None
         self._reads: list[Read] = []  # by the last step, which may have come in parts
+        self._among_ranks = LossAmongRanks()
+        if checkpoint_activations:
+            recompute_activations(model.backbone)
         model.requires_grad_(False)
         for parameter in (*self.trained.parameters(), *lora_parameters(model.backbone).values()):
             parameter.requires_grad_(True)
@@ -172,17 +187,35 @@ class ArrCocModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         lesson = self.objective(self.model, batch["inputs"], self.progress)
         self._reads.append(lesson.read or read_whole(self.model, batch))
-        log = partial(self.log, batch_size=len(batch["answers"]))
-        log("train/loss", lesson.loss, prog_bar=True)
-        for name, value in lesson.logs.items():
+        count, samples = count_of(batch, self._mean_over), len(batch["answers"])
+        log = partial(self.log, batch_size=samples)
+        if self._among_ranks.alone:
+            log("train/loss", lesson.loss, prog_bar=True)
+        for name, value in lesson.logs.items() if count else ():
             log(f"train/{name}", value, prog_bar=name in ON_THE_BAR)
         if "accuracy" in lesson.logs:
-            self.train_accuracy.update(lesson.logs["accuracy"], weight=len(batch["answers"]))
+            self.train_accuracy.update(lesson.logs["accuracy"], weight=samples if count else 0)
             self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
-        return lesson.loss
+        return self._among_ranks.weighted(lesson.loss, count)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._reads.clear()
+        count = count_of(batch, self._mean_over)
+        self._among_ranks.begin(count, self.trainer.world_size, self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not self._among_ranks.alone:
+            self.log("train/loss", self._among_ranks.mean(), prog_bar=True)
+
+    def blocks_to_shard(self) -> list[torch.nn.Module]:
+        """The backbone's blocks, for `FrozenFSDPStrategy`."""
+        remember_identity(self.model.backbone)
+        return blocks_of(self.model.backbone)
+
+    @property
+    def _mean_over(self) -> MeanOver:
+        over: MeanOver = getattr(self.objective, "mean_over", "answer_tokens")
+        return over
 
     def batch_counts(self, batch: Batch) -> dict[str, int | Tensor]:
         """How much the last step read of its batch, for `ThroughputMonitor`; see `count`."""
@@ -195,16 +228,16 @@ class ArrCocModule(pl.LightningModule):
         or judges of a batch as a whole.
         """
         parts = cut_batch(batch, most)
-        over: MeanOver = getattr(self.objective, "mean_over", "answer_tokens")
-        return list(zip(parts, shares(parts, over), strict=True))
+        return list(zip(parts, shares(parts, self._mean_over), strict=True))
 
     def on_train_start(self) -> None:
         """Go on where a checkpoint stopped, which may be within an epoch or at its very end."""
         if self._resumed is None:
             return
         take_up(self, self.train_accuracy, self._resumed)
+        measured = bool(self._resumed["mean"]["weight"] > 0)  # of all processes, and known to all
         self._resumed = None
-        if self.train_accuracy.weight > 0:
+        if measured:
             self.log("train/accuracy_epoch", self.train_accuracy, on_step=False, on_epoch=True)
 
     def on_train_epoch_start(self) -> None:
@@ -257,12 +290,13 @@ class ArrCocModule(pl.LightningModule):
         output = self.model.generate(
             **batch["prompts"], max_new_tokens=self.max_new_tokens, do_sample=False, **self._choice
         )
-        answers = decode_answers(self.model, output, batch["prompts"])
-        for allocation in output.allocation or []:
+        real, images = counted(batch)
+        answers = decode_answers(self.model, output, batch["prompts"])[:real]
+        for allocation in (output.allocation or [])[:images]:
             self.val_kept.update(len(allocation.levels) / allocation.relevance.numel())
         for name, metric in self.val_metrics.items():
             assert isinstance(metric, AnswerMetric)
-            metric.update(answers, batch["accepted"])
+            metric.update(answers, batch["accepted"][:real])
             self.log(f"val/{name}", metric, prog_bar=name == "exact_match")
         self.log("val/kept", self.val_kept, prog_bar=True)
 
@@ -341,7 +375,9 @@ class ArrCocModule(pl.LightningModule):
             ArchitectureError: its channels or tensions are others.
             ValueError: as for `fitting_weights`.
         """
-        full = self.state_dict()
+        trainer = self._trainer  # the public property raises where there is none
+        # Of a sharded model what is whole, which is all that its strategy loads.
+        full = trainer.strategy.lightning_module_state_dict() if trainer else self.state_dict()
         if checkpoint["state_dict"].keys() != full.keys():  # else what fits was chosen already
             weights = self._own_weights(checkpoint)
             full.update({f"model.{name}": value for name, value in weights.items()})
@@ -349,8 +385,8 @@ class ArrCocModule(pl.LightningModule):
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(checkpoint.get(OBJECTIVE, {}))
         self._resumed = checkpoint.get(UNDER_WAY) if "loops" in checkpoint else None
-        if self._trainer is not None:  # the public property raises where there is none
-            settle_loops(checkpoint, by_steps=self._trainer.max_steps != -1)
+        if trainer is not None:
+            settle_loops(checkpoint, by_steps=trainer.max_steps != -1)
 
     def start_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the weights of another run, to begin a new one with them.

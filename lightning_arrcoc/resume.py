@@ -33,9 +33,9 @@ def under_way(module: pl.LightningModule, mean: MeanMetric) -> dict[str, Any]:
 
 def take_up(module: pl.LightningModule, mean: MeanMetric, saved: dict[str, Any]) -> None:
     """Put everything back; what all processes had together is the first one's."""
+    mean.reset()
+    mean.update(0.0, weight=0.0)  # else torchmetrics warns that nothing was measured
     if module.trainer.is_global_zero:
-        mean.reset()
-        mean.update(0.0, weight=0.0)  # else torchmetrics warns that nothing was measured
         for name, value in saved["mean"].items():
             setattr(mean, name, value.to(mean.device))
     parameters = dict(module.named_parameters())

@@ -30,6 +30,7 @@ ALLOWED = (
     "lightning_arrcoc.profilers.",
     "lightning_arrcoc.relevance.",
     "lightning_arrcoc.serve.settings.ServerSettings",
+    "lightning_arrcoc.strategies.",
     "lightning_arrcoc.vlm.lora.add_lora",
     "lightning.pytorch.Trainer",
     "lightning.pytorch.callbacks.",

@@ -86,8 +86,9 @@ def run_program() -> Callable[..., Ended]:
     """Runs a program as `subprocess.run` would, or several joined as torchrun joins them."""
 
     def run(
-        program: Path, *words: str, ranks: int = 1, folder: Path | None = None, **environment: str
-    ) -> Ended:
+        program: Path, *words: str, ranks: int = 1, folder: Path | None = None,
+        patience_s: float = PATIENCE_S, **environment: str,
+    ) -> Ended:  # fmt: skip
         folder = folder or program.parent
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -108,7 +109,7 @@ def run_program() -> Callable[..., Ended]:
             started.append(process)
         try:
             for process in started:
-                process.join(PATIENCE_S)
+                process.join(patience_s)
         finally:
             for process in started:
                 process.kill()

@@ -15,7 +15,7 @@ from lightning_arrcoc.ask_words import named_words
 from lightning_arrcoc.objectives import HardChoice
 from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
 from lightning_arrcoc.plugins.manifest import STAMPS
-from lightning_arrcoc.vlm import pretrained
+from lightning_arrcoc.vlm import saved_folder
 from lightning_arrcoc.vlm.identity import backbone_identity
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the user's program has them as lines
@@ -94,7 +94,7 @@ def test_a_checkpoint_may_be_named_and_so_may_an_exported_folder(
     def refused(*_: object) -> str:
         raise AssertionError("a file's name is no hub id")
 
-    monkeypatch.setattr(pretrained, "hf_hub_download", refused)
+    monkeypatch.setattr(saved_folder, "hf_hub_download", refused)
     save(model, tmp_path / "x" / "one.ckpt")
     code, answer, err = ask(*ASKED, "ckpt=x/one.ckpt", "budget=3")
     assert (code, "3 of 16 visual tokens; x/one.ckpt" in err) == (0, True)

@@ -23,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from PIL import Image
 
@@ -90,7 +91,16 @@ def test_the_groups_hold_what_was_promised() -> None:
         },
         "data": {"digits", "jsonl", "jsonl_one_file", "hub"},
         "callbacks": {"default", "memory", "none", "safe"},
-        "trainer": {"cpu", "gpu", "ddp", "selective"},
+        "trainer": {
+            "cpu",
+            "gpu",
+            "ddp",
+            "cpu_ddp",
+            "fsdp",
+            "fsdp2",
+            "deepspeed",
+            "selective",
+        },
         "logger": {"auto", "csv", "jsonl", "mlflow", "none", "tensorboard", "wandb"},
         "profile": {"none", "time", "memory"},
         "experiment": {"debug", "tiny_base", "small", "prod"},
@@ -151,10 +161,15 @@ def test_a_command_composes_as_it_is(command: str, composed: Compose) -> None:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_composes_for_every_command(command: str, group: str, option: str) -> None:
+def test_every_option_composes(group: str, option: str) -> None:
     choice = f"{group}={option}"
-    assert check_overrides(command, [choice]) == [choice]
+    assert check_overrides("fit", [choice]) == [choice]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "fit"])
+def test_one_option_of_every_group_composes_for_every_command(command: str) -> None:
+    for choice in {group: f"{group}={option}" for group, option in OPTIONS}.values():
+        assert check_overrides(command, [choice]) == [choice]
 
 
 @pytest.mark.parametrize("model", GROUPS["model"])
@@ -169,7 +184,7 @@ def test_every_model_takes_adapters(model: str, composed: Compose) -> None:
 def test_outputs_go_below_the_folder_it_was_started_in(command: str, composed: Compose) -> None:
     composed(command)
     hydra = HydraConfig.get()
-    if command in ("doctor", "ask", "export", "serve"):  # which write nothing of a run
+    if command in ("doctor", "ask", "export", "compare", "serve"):  # which write nothing of a run
         assert (hydra.run.dir, hydra.output_subdir) == (".", None)
         return
     folder = hydra.run.dir
@@ -303,15 +318,20 @@ def test_the_splits_of_the_digits_share_no_settings_that_would_leak(composed: Co
 def test_a_trainer_is_made(option: str, composed: Compose, tmp_path: Path) -> None:
     config = composed("fit", f"trainer={option}").trainer
     check_config(composed("fit", f"trainer={option}"))
+    several = option in ("ddp", "cpu_ddp", "fsdp", "fsdp2", "deepspeed")
+    if several and option != "cpu_ddp":
+        assert config.devices == "auto"
+        config.accelerator, config.devices, config.precision = "cpu", 2, "32-true"
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    if option == "ddp":
-        assert (config.devices, config.strategy) == ("auto", "ddp")
-        config.accelerator, config.devices = "cpu", 2
+    if option == "deepspeed" and find_spec("deepspeed") is None:
+        with pytest.raises(MisconfigurationException, match="pip install deepspeed"):
+            build(config, logger=False)
+        return
     trainer = build(config, logger=False)
     assert isinstance(trainer, pl.Trainer)
     assert trainer.default_root_dir == str(tmp_path)
-    assert trainer.world_size == (2 if option == "ddp" else 1)
+    assert trainer.world_size == (2 if several else 1)
 
 
 def test_precision_is_chosen_per_module_from_the_command_line(composed: Compose) -> None:

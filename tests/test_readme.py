@@ -9,11 +9,13 @@ import pytest
 
 from lightning_arrcoc.cli import COMMANDS, PLAIN
 from lightning_arrcoc.config import check_overrides, config_dir
+from lightning_arrcoc.export import FORMATS
 from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PREDICT = ("ckpt=", "image=", "question=", "explain=", "explain_samples=")
+EXPORT = ("format=", "compile=")
 OVERRIDE = re.compile(r"(?<![\w./])((?:[a-z_]+\.)*[a-z_]+=[\w./\-]+)")
 
 
@@ -21,7 +23,7 @@ def overrides_in_prose() -> list[str]:
     """Every key=value in README's inline code that a run of fit could take."""
     code = re.findall(r"`([^`\n]+)`", README)
     found = {word for text in code for word in OVERRIDE.findall(text)}
-    return sorted(word for word in found if not word.startswith(PREDICT))
+    return sorted(word for word in found if not word.startswith((*PREDICT, *EXPORT)))
 
 
 @pytest.mark.skipif(not (TINY_FOLDER / "model.safetensors").exists(), reason="no weights yet")
@@ -58,6 +60,11 @@ def test_explaining_is_spelt_as_predict_takes_it() -> None:
     words = re.findall(r"explain\w*=\w+", README)
     assert "explain=true" in words
     assert check_overrides("predict", words) == words
+
+
+def test_forms_of_export_are_spelt_as_it_takes_them() -> None:
+    words = set(re.findall(r"`format=(\w+)`", README))
+    assert words == set(FORMATS)
 
 
 def test_the_text_names_some_overrides() -> None:

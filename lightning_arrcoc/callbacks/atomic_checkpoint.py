@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_arrcoc.atomic import sweep_temporaries
@@ -41,7 +41,8 @@ class AtomicCheckpoint(VerifiedSaving):
       is an error where there is none. Damaged ones are renamed to ``*.corrupt``;
     - it saves before the run ends badly: on an exception, SIGTERM, SIGINT (the second stops at
       once), SIGUSR1, a file named ``SAVE`` in the folder, and `request_save` from another callback.
-      A request is acted on at the end of the training step, by all ranks at the same one;
+      A request is acted on at the end of the training step, by all ranks at the same one. SIGTERM
+      to any of them ends them all there;
     - inside are also the architecture, the states of all random generators, git commit, versions,
       host, time and metrics, under the key ``lightning_arrcoc``. Steps draw on where they stopped;
       which batches come is the loader's affair, and Lightning lets a plain one begin anew;
@@ -231,6 +232,8 @@ class AtomicCheckpoint(VerifiedSaving):
                 self._request.unlink(missing_ok=True)
         if agreed.stop:
             raise KeyboardInterrupt
+        if agreed.end:
+            raise SIGTERMException
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

@@ -19,6 +19,7 @@ class Agreed(NamedTuple):
     save: bool
     stop: bool
     failed: bool  # a save before
+    end: bool = False  # because one of several was sent SIGTERM
 
 
 class Requests:
@@ -42,11 +43,14 @@ class Requests:
         """What any rank was asked since the last step, on all of them."""
         asked, self._asked = self._asked, []
         self.reason = ", ".join(asked) or self.reason
-        return Agreed(*self.agreement.exchange((bool(asked), self.signals.interrupted, failed)))
+        wanted = bool(asked), self.signals.interrupted, failed, self.signals.terminated
+        return Agreed(*self.agreement.exchange(wanted))
 
     def agreed_last(self) -> Agreed:
-        """What is still under way between ranks when the steps are over."""
-        return Agreed(*self.agreement.last(len(Agreed._fields)))
+        """What is still under way between ranks when the steps are over, or was asked since."""
+        before = self.agree(failed=False)
+        since = self.agreement.last(len(Agreed._fields))
+        return Agreed(*(a or b for a, b in zip(before, since, strict=True)))
 
     def stop(self) -> None:
         """Give everything back; harmless when repeated."""
@@ -59,18 +63,20 @@ class Signals:
 
     Handlers that were there before are called as well, so Lightning's own for SIGTERM and SLURM
     keep working. SIGINT alone is held back the first time; the second goes to whoever had it
-    before, which is Python's KeyboardInterrupt.
+    before, which is Python's KeyboardInterrupt. Of several processes SIGTERM is held back as well:
+    Lightning's handler would wait for the others, who may be anywhere.
     """
 
     def __init__(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
         self.names = names
         self.interrupted = False
+        self.terminated = False
         self.stopped_at_once = False
         self._tell = tell
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
-        self.interrupted = self.stopped_at_once = False
+        self.interrupted = self.terminated = self.stopped_at_once = False
         if threading.current_thread() is not threading.main_thread():
             return  # Python has handlers in the main thread only
         for name in self.names:
@@ -100,8 +106,16 @@ class Signals:
             self.stopped_at_once = True
         else:
             self._tell(signal.Signals(number).name)
+        if number == signal.SIGTERM and has_others():
+            self.terminated = True
+            return
         if callable(before):
             before(number, frame)
+
+
+def has_others() -> bool:
+    """Whether this is one of several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class Agreement:
@@ -117,7 +131,7 @@ class Agreement:
 
     def start(self) -> None:
         """A collective of its own: for all ranks, at the start of a run."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if has_others():
             self._group = dist.new_group(backend="gloo")
 
     def exchange(self, wanted: Sequence[bool]) -> list[bool]:

@@ -29,6 +29,7 @@ class Reducing:
         strategy: Any = trainer.strategy
         alone = isinstance(strategy, SingleDeviceStrategy)
         plain = isinstance(strategy, DDPStrategy) and not strategy.handles_gradient_accumulation
+        plain = plain and not getattr(strategy, "meets_in_forward", False)
         if not alone and not plain:
             raise MisconfigurationException(
                 f"OOMGuard acts on a single device and under DDP; the strategy is a "

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from PIL import Image
 from torch import Tensor
 
-from lightning_arrcoc.data.sample import Sample
+from lightning_arrcoc.data.sample import Sample, Turn
 
+BLANK = Sample((Image.new("RGB", (64, 64)),), (Turn("-", "-"),))
+IGNORED_LABEL = -100
 Encode = Callable[..., dict[str, Any]]
 LookUp = Callable[[Sequence[Sample], Mapping[str, Any]], list[Tensor]]
 
 
-class Batch(TypedDict):
+class _Encoded(TypedDict):
+    inputs: dict[str, Any]
+    prompts: dict[str, Any]
+    answers: list[str]
+    accepted: list[tuple[str, ...]]
+    families: list[str]
+    images: list[int]
+
+
+class Batch(_Encoded, total=False):
     """What the loaders yield.
 
     Attributes:
@@ -24,14 +36,10 @@ class Batch(TypedDict):
         accepted: for each last question every answer that counts as right.
         families: kinds of question.
         images: how many each sample shows.
+        real: how many samples count, the first ones; all of them where it is missing.
     """
 
-    inputs: dict[str, Any]
-    prompts: dict[str, Any]
-    answers: list[str]
-    accepted: list[tuple[str, ...]]
-    families: list[str]
-    images: list[int]
+    real: int
 
 
 class Collator:
@@ -43,6 +51,8 @@ class Collator:
         pack: encode every turn as if it were the only one; the processor must know how.
         textures: knows the textures of encoded samples, such as `CachedTextures`; None leaves them
             to the model.
+        never_blind: give a batch that shows no image one row more, with a blank one and nothing to
+            learn; its answers and images count samples as ever.
     """
 
     def __init__(
@@ -52,19 +62,25 @@ class Collator:
         for_measuring: bool,
         pack: bool = False,
         textures: LookUp | None = None,
+        never_blind: bool = False,
     ) -> None:
         self.processor = processor
         self.for_measuring = for_measuring
         self.options = {"pack": True} if pack else {}
         self.textures = textures
+        self.never_blind = never_blind
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
+        blank = [BLANK] if self.never_blind and not any(one.images for one in samples) else []
+        shown = [*samples, *blank]
         prompts: dict[str, Any] = {}
         if self.for_measuring:
-            prompts = self.processor([conversation(sample, answered=False) for sample in samples])
+            prompts = self.processor([conversation(sample, answered=False) for sample in shown])
         inputs = self.processor(
-            [conversation(sample, answered=True) for sample in samples], **self.options
+            [conversation(sample, answered=True) for sample in shown], **self.options
         )
+        if blank:
+            inputs["labels"][-1] = IGNORED_LABEL
         if self.textures is not None and any(sample.images for sample in samples):
             inputs["textures"] = self.textures(samples, inputs)
             if prompts:
@@ -77,6 +93,12 @@ class Collator:
             families=[sample.family for sample in samples],
             images=[len(sample.images) for sample in samples],
         )
+
+
+def counted(batch: Batch) -> tuple[int, int]:
+    """How many samples of a batch count, the first ones, and how many images these show."""
+    real = batch.get("real", len(batch["answers"]))
+    return real, sum(batch["images"][:real])
 
 
 def conversation(sample: Sample, *, answered: bool) -> dict[str, Any]:

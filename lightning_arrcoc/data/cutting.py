@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_arrcoc.data.collate import Batch
+from lightning_arrcoc.data.collate import IGNORED_LABEL, Batch
 
-IGNORED_LABEL = -100
 MeanOver = Literal["questions", "answer_tokens"]
 
 
@@ -50,10 +49,14 @@ def cut_batch(batch: Batch, most: int) -> list[Batch]:
 
 def shares(parts: Sequence[Batch], mean_over: MeanOver) -> list[float]:
     """By how much each part's mean counts in that of the whole; adds up to one, or to zero."""
-    count = _questions if mean_over == "questions" else _answer_tokens
-    counts = [count(part) for part in parts]
+    counts = [count_of(part, mean_over) for part in parts]
     whole = sum(counts)
     return [count / whole if whole else 0.0 for count in counts]
+
+
+def count_of(part: Batch, mean_over: MeanOver) -> int:
+    """Of how much a loss is the mean."""
+    return _questions(part) if mean_over == "questions" else _answer_tokens(part)
 
 
 def _questions(part: Batch) -> int:

@@ -236,18 +236,24 @@ class VqaDataModule(pl.LightningDataModule):
         if source is None:
             raise MisconfigurationException(f"VqaDataModule was given no {split} source.")
         pack, textures = training and self.pack_turns, self._textures_of(split)
-        collate = Collator(self.processor, for_measuring=not training, pack=pack, textures=textures)
+        # Where processes meet whenever the backbone is called, none may call it otherwise.
+        strategy = getattr(self.trainer, "strategy", None)
+        never_blind = bool(getattr(strategy, "meets_in_forward", False))
+        collate = Collator(
+            self.processor, for_measuring=not training, pack=pack, textures=textures,
+            never_blind=never_blind,
+        )  # fmt: skip
         workers = self._workers(len(source))
         how = Loading(
             batch_size=self.batch_size if training else self.val_batch_size, seed=self.seed,
             workers=workers, prefetch_factor=self.prefetch_factor,
             pin_memory=self.pin_memory is not False
             and may_pin(self.trainer, workers_stay(source, workers)),
-            **(shared_by(self.trainer) if training else {}),
+            **shared_by(self.trainer),
         )  # fmt: skip
         # What is named by its id lives on in the loader that is kept: no other takes that number.
         depends_on = (
-            id(source), len(source), id(self.processor), pack, how,
+            id(source), len(source), id(self.processor), pack, how, never_blind,
             None if textures is None else textures.identity,
         )  # fmt: skip
         place = self._place if training else None

@@ -12,7 +12,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from lightning_arrcoc.data.collate import Collator
-from lightning_arrcoc.data.order import Drawn, EpochLoader, EpochOrder, Place
+from lightning_arrcoc.data.order import Drawn, EpochLoader, EpochOrder, EvenLoader, EvenOrder, Place
 from lightning_arrcoc.data.sample import Source
 from lightning_arrcoc.data.staged import StagedDataset
 
@@ -82,6 +82,8 @@ def loader(
     if how.workers:
         options["prefetch_factor"] = how.prefetch_factor
         options["persistent_workers"] = workers_stay(source, how.workers)
+    if place is None and how.processes > 1:
+        return EvenLoader(dataset, sampler=EvenOrder(source, how.processes, how.rank), **options)
     if place is None:
         return DataLoader(dataset, **options)
     order = EpochOrder(
@@ -119,6 +121,6 @@ def place_of(trainer: pl.Trainer) -> Place:
 
 
 def shared_by(trainer: pl.Trainer | None) -> dict[str, int]:
-    """How many processes share the training samples, and which one this is, for `Loading`."""
-    kwargs = trainer.distributed_sampler_kwargs if trainer else None
+    """How many processes share the samples, and which one this is, for `Loading`."""
+    kwargs = getattr(trainer, "distributed_sampler_kwargs", None)
     return {"processes": kwargs["num_replicas"], "rank": kwargs["rank"]} if kwargs else {}

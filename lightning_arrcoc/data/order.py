@@ -75,6 +75,37 @@ class EpochOrder(DistributedSampler[Draw]):
         return (Draw(sample, place.epoch) for sample in own[first:last].tolist())
 
 
+class EvenOrder(DistributedSampler[int]):
+    """Samples in their own order, dealt out to processes, as many to each.
+
+    So all of them take as many steps, which a sharded model needs. Where samples do not go round,
+    the last ones repeat the first, and `EvenLoader` says that these count for nothing.
+
+    Args:
+        source: whose samples are dealt out.
+        num_replicas, rank: processes that share the source, and which one this is.
+    """
+
+    def __init__(self, source: Sized, num_replicas: int, rank: int) -> None:
+        super().__init__(source, num_replicas, rank, shuffle=False)  # type: ignore[arg-type]  # only len
+        self.own = len(range(rank, len(source), num_replicas))
+
+
+class EvenLoader(DataLoader[Any]):
+    """A loader over an `EvenOrder` whose batches tell under `real` how many of their samples count.
+
+    Those come first.
+    """
+
+    def __iter__(self) -> Any:
+        left = getattr(self.sampler, "own", len(self.sampler))  # type: ignore[arg-type]  # it has one
+        for batch in super().__iter__():
+            size = len(batch["answers"])
+            batch["real"] = max(0, min(size, left))
+            left -= size
+            yield batch
+
+
 class Drawn(Dataset[Sample]):
     """A source whose randomness is a function of seed, epoch and index.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -15,7 +16,7 @@ from lightning_arrcoc.export import FORMATS
 from lightning_arrcoc.export.selector import Checked, SelectorProgram, described
 from lightning_arrcoc.trained import load_trained, options_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
-from lightning_arrcoc.vlm.pretrained import CONFIG, is_ours
+from lightning_arrcoc.vlm.saved_folder import CONFIG, is_ours
 
 FOLDER = "outputs/export"
 MERGE = "merge_lora"  # of format=hf alone
@@ -46,6 +47,7 @@ def export(config: DictConfig, checkpoint: str) -> int:
     """
     out = Path(config.out or f"{FOLDER}/{config.format}")
     options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
+    torch.manual_seed(config.seed)  # of weights that are drawn (model.random_weights=true)
     try:
         with replacing_folder(out, replace=config.overwrite and is_ours(out)) as new:
             model = load_trained(checkpoint, **options)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning_arrcoc.export.measured import measured
 from lightning_arrcoc.vlm import ArrCocQwen3VL
-from lightning_arrcoc.vlm.pretrained import write_folder
+from lightning_arrcoc.vlm.saved_folder import write_folder
 
 
 def export_hf(

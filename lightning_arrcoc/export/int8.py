@@ -28,8 +28,8 @@ from lightning_arrcoc.export.selector import SelectorProgram
 from lightning_arrcoc.export.torch_export import traced
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.vlm import ArrCocQwen3VL
-from lightning_arrcoc.vlm.pretrained import write_folder
 from lightning_arrcoc.vlm.quantizing import Bits, bytes_of, quantize_language_model
+from lightning_arrcoc.vlm.saved_folder import write_folder
 
 REPORT = "int8.json"
 CALIBRATED = 16  # samples that static quantization takes its ranges from; Chosen by us
@@ -68,7 +68,7 @@ def export_int8(model: ArrCocQwen3VL, folder: Path, config: DictConfig) -> list[
         "measured": [row._asdict() for row in (*selectors, *languages)],
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    how = " (compiled)" if config.compile else ""
+    how = " (its time: compiled)" if config.compile else ""
     return [
         f"Exact match on {report['samples']} validation samples at budget {model.budget}:",
         f"selector{how}, one image of {GRID} x {GRID} cells",
@@ -99,10 +99,10 @@ def _selectors(
         path = folder / f"selector_{name.replace(' ', '_')}.pt2"
         torch.export.save(exported, path)
         sizes.append(sum(value.nbytes for value in exported.state_dict.values()))
-        run = exported.module()
-        runs.append(torch.compile(run, dynamic=True) if compiled else run)
+        runs.append(exported.module())
     inputs = program.inputs((1, GRID, GRID, TOKENS))
-    times = in_turn_ms([partial(run, *inputs) for run in runs])
+    timed = [torch.compile(run) if compiled else run for run in runs]
+    times = in_turn_ms([partial(run, *inputs) for run in timed])
     rights = [answer(model, ProgramSelector(model.arr_coc, run)) for run in runs]
     return [Measured(*row) for row in zip(programs, rights, times, sizes, strict=True)]
 

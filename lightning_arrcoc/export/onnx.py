@@ -49,8 +49,9 @@ def log_sum_exp(values: Any, axes: Any, keepdim: bool = False) -> Any:
     ONNX's own ReduceLogSumExp answers minus infinity in onnxruntime 1.31 where all values are below
     -88 or so, and infinity in other runtimes where one is above 88.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     along = op.Constant(value_ints=list(axes))
     top = op.ReduceMax(values, along, keepdims=1)
     total = op.ReduceSum(op.Exp(op.Sub(values, top)), along, keepdims=int(keepdim))

@@ -89,10 +89,12 @@ class AttributionDistillation:
 
     def __call__(self, model: ArrCocQwen3VL, inputs: dict[str, Any], progress: float) -> Lesson:
         number, self.batches = self.batches, self.batches + 1  # alike in every process
+        looks = number % self.accuracy_every == 0
         packed = packed_turns(model, inputs)
         asked = model.ask_turns(**packed) if "pixel_values" in packed else []
         if not asked:
-            return Lesson(nothing_to_learn(model), {})
+            nothing = {"accuracy": torch.zeros(())} if looks else {}
+            return Lesson(nothing_to_learn(model), nothing)
         for told in ("query_mask", "previous", "textures"):  # the questions have been asked
             packed.pop(told, None)
         visual_BL = (packed["input_ids"] == model.backbone.config.image_token_id) & (
@@ -118,7 +120,7 @@ class AttributionDistillation:
             "kept": torch.tensor(counts, dtype=torch.float32).mean(),
             **mean_tensions([image.tensions for question in asked for image in question.found]),
         }
-        if number % self.accuracy_every == 0:
+        if looks:
             hidden = visual_BL[:, None] & ~keep_BTL
             bias = torch.zeros_like(shares_BTL).masked_fill(hidden, -torch.inf)
             with torch.no_grad():

@@ -74,7 +74,7 @@ class HardChoice:
         output = model(**a_row_a_turn(model.backbone, inputs), budget=budget, straight_through=True)
         logs = {"accuracy": accuracy(output.logits, output.labels, model.end_tokens)}
         if not output.relevance_logits:
-            return Lesson(nothing_to_learn(model), logs)
+            return Lesson(output.loss + nothing_to_learn(model), logs)  # adapters learn from it
         counts = [len(allocation.levels) for allocation in output.allocation]
         logs |= {
             "answer": output.loss.detach(),

@@ -67,7 +67,7 @@ class SoftGates:
         output = model(**a_row_a_turn(model.backbone, inputs), soft_sharpness=sharpness)
         logs = {"accuracy": accuracy(output.logits, output.labels, model.end_tokens)}
         if not output.relevance_logits:
-            return Lesson(nothing_to_learn(model), logs)
+            return Lesson(output.loss + nothing_to_learn(model), logs)  # adapters learn from it
         gates = [(sharpness * logits).sigmoid() for logits in output.relevance_logits]
         mean_gate = torch.stack([gate.mean() for gate in gates]).mean()
         kept = [(gate > 0.5).float().sum() for gate in gates]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_arrcoc.objectives.full_tokens import answer_fully
 from lightning_arrcoc.vlm import ArrCocQwen3VL
+from lightning_arrcoc.vlm.blocks import is_sharded
 from lightning_arrcoc.vlm.chat import IGNORED_LABEL
 from lightning_arrcoc.vlm.identity import backbone_identity
 from lightning_arrcoc.vlm.lora import base_alone, base_parameters
@@ -76,7 +77,8 @@ class Teacher:
     beside other neighbours, so that from the second visit on it may differ by rounding from a run
     that went on; with `cache_mib=0` it does not.
     Each process remembers what it saw; where samples move between processes, their first visit to
-    each is a full pass.
+    each is a full pass. Nothing is remembered of a backbone whose blocks are sharded: all processes
+    have to ask it at the same time, whatever each of them knows.
 
     Args:
         top: likeliest tokens remembered at each answer token, 8 bytes each. All others count as
@@ -111,6 +113,8 @@ class Teacher:
             model: its backbone is asked, without adapters.
             inputs: a batch with labels; packed turns are answered together.
         """
+        if is_sharded(model.backbone):
+            return joined(self._ask(model, inputs), inputs["input_ids"].device)
         keys = content_keys(model, inputs)
         found: dict[str, Expected | None] = {key: self._recall(key) for key in keys}
         rows = {key: row for row, key in enumerate(keys) if found[key] is None}
@@ -121,9 +125,8 @@ class Teacher:
             for key, asked in zip(rows, self._ask(model, missing), strict=True):
                 found[key] = asked
                 self._remember(key, asked)
-        device = inputs["input_ids"].device
         parts = [expected for key in keys if (expected := found[key]) is not None]
-        return Expected(*(torch.cat(part).to(device) for part in zip(*parts, strict=True)))
+        return joined(parts, inputs["input_ids"].device)
 
     @torch.no_grad()
     def _ask(self, model: ArrCocQwen3VL, inputs: Mapping[str, Any]) -> list[Expected]:
@@ -147,6 +150,11 @@ class Teacher:
         while self._bytes > self.cache_mib * MIB:
             _, forgotten = self._known.popitem(last=False)
             self._bytes -= forgotten.size_bytes
+
+
+def joined(parts: Sequence[Expected], device: torch.device) -> Expected:
+    """One after the other."""
+    return Expected(*(torch.cat(part).to(device) for part in zip(*parts, strict=True)))
 
 
 def at_answers(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.fsdp.wrap import CustomPolicy, ModuleWrapPolicy
+from torch.distributed.tensor import DTensor
 
 from lightning_arrcoc.plugins.island_patterns import Found
 
@@ -83,8 +84,16 @@ def check_sharded_apart(root: nn.Module, found: Found) -> None:
         return
     kind = FullyShardedDataParallel
     wrapped = {id(module.module) for module in root.modules() if isinstance(module, kind)}
+    units = [module for module in root.modules() if isinstance(module, kind)]
+    within = {id(part) for unit in units for part in unit.modules()}
+    whole = {
+        id(island)
+        for island in found.islands.values()
+        if id(island) not in within
+        and not any(isinstance(parameter, DTensor) for parameter in island.parameters())
+    }
     for name, island in found.islands.items():
-        apart = isinstance(island, FSDPModule) or id(island) in wrapped
+        apart = isinstance(island, FSDPModule) or id(island) in wrapped or id(island) in whole
         if _sizes(island) and not apart:
             raise MisconfigurationException(
                 f"{name!r} is kept in fp32, but is not sharded apart from what is not. In "

@@ -103,15 +103,20 @@ def writes_folders(strategy: Strategy) -> bool:
     return (
         getattr(strategy, "_state_dict_type", "full") == "sharded"  # FSDP
         or getattr(strategy, "_save_distributed_checkpoint", False)  # ModelParallel
-        or type(strategy).__name__ == "DeepSpeedStrategy"
+        or _is(strategy, "DeepSpeedStrategy")
     )
 
 
 def rank_zero_has_all(trainer: pl.Trainer) -> bool:
     """Whether rank zero can save without the others: it holds every weight and every moment."""
-    alone = trainer.world_size == 1 or type(trainer.strategy).__name__ == "DDPStrategy"
+    alone = trainer.world_size == 1 or _is(trainer.strategy, "DDPStrategy")
     split = any("ZeroRedundancy" in type(one).__name__ for one in trainer.optimizers)
     return alone and not split and not writes_folders(trainer.strategy)
+
+
+def _is(strategy: Strategy, name: str) -> bool:
+    """Whether it is of that class, without importing it."""
+    return any(kind.__name__ == name for kind in type(strategy).__mro__)
 
 
 def is_sharded(path: Path) -> bool:

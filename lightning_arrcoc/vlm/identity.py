@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from lightning_arrcoc.vlm.lora import base_parameters
 
+_REMEMBERED: WeakKeyDictionary[Qwen3VLForConditionalGeneration, dict[str, str | int]] = (
+    WeakKeyDictionary()
+)
 SAMPLED_VALUES = 64  # of each parameter; enough to tell two trainings of one architecture apart
 
 
@@ -19,6 +23,8 @@ def backbone_identity(backbone: Qwen3VLForConditionalGeneration) -> dict[str, st
     The fingerprint is a sha256 over every parameter's name, shape and first values in fp32;
     adapters inside the backbone are none of its own.
     """
+    if backbone in _REMEMBERED:
+        return _REMEMBERED[backbone]
     config = backbone.config
     digest = hashlib.sha256()
     for name, parameter in sorted(base_parameters(backbone).items()):
@@ -35,6 +41,11 @@ def backbone_identity(backbone: Qwen3VLForConditionalGeneration) -> dict[str, st
         "vocabulary": int(config.text_config.vocab_size),
         "weights_sha256": digest.hexdigest(),
     }
+
+
+def remember_identity(backbone: Qwen3VLForConditionalGeneration) -> None:
+    """Keep it for good: once frozen weights lie in parts, no process has them to look at."""
+    _REMEMBERED[backbone] = backbone_identity(backbone)
 
 
 def differences(saved: Mapping[str, object], present: Mapping[str, object]) -> list[str]:

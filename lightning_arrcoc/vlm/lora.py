@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -18,6 +19,7 @@ MARK = "lora_"  # what peft puts before the names of its parts ...
 WRAPPED = ".base_layer."  # ... and into those of the parameters that it stands beside
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, and ...
 PEFT_START = "base_model.model."  # ... what it puts before a weight's name
+FSDP1 = "_fsdp_wrapped_module."  # what torch puts before names within a block that it shards
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # the vision tower's are called otherwise
 
 
@@ -68,7 +70,11 @@ def has_lora(backbone: Qwen3VLForConditionalGeneration) -> bool:
 
 def lora_parameters(backbone: Qwen3VLForConditionalGeneration) -> dict[str, nn.Parameter]:
     """The adapters' own weights by their names in the backbone; empty without adapters."""
-    return {name: value for name, value in backbone.named_parameters() if MARK in name}
+    return {
+        name.replace(FSDP1, ""): value
+        for name, value in backbone.named_parameters()
+        if MARK in name
+    }
 
 
 def base_parameters(backbone: Qwen3VLForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -148,7 +154,14 @@ class Adapters:
 
 def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> None:
     """Write the adapters in peft's own format, for ``peft.PeftModel.from_pretrained``."""
-    backbone.save_pretrained(folder)  # with adapters inside, transformers writes them alone
+    # transformers would ask for all weights first, which no process has where they are sharded.
+    weights = {
+        PEFT_START + name.replace(f".{ADAPTER}.", "."): value.detach().cpu().contiguous()
+        for name, value in lora_parameters(backbone).items()
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(weights, Path(folder) / ADAPTER_FILE, {"format": "pt"})
+    backbone.peft_config[ADAPTER].save_pretrained(folder)
 
 
 def load_lora(backbone: Qwen3VLForConditionalGeneration, path: Path) -> None:

@@ -1,255 +1,177 @@
-"""A folder in Hugging Face's style: ARR-COC's weights, what they belong to, and a processor.
-
-    arr_coc_config.json   what the network is built by, and the name of its backbone
-    arr_coc.safetensors   ARR-COC's own weights
-    adapter/              low-rank adapters in peft's own format, where there are any
-    tokenizer and image processor as the hub has them; README.md, the model card
-    config.json, *.safetensors   the backbone itself, where adapters were merged into it
-
-Nothing that the folder names is imported or called, and no file of it is a pickle: its words choose
-among our own parts, and every tensor is known by name and shape before it is read.
-"""
+"""ARR-COC on a backbone: put together, loaded, saved and shared as Hugging Face's models are."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import save_file
+from huggingface_hub import HfApi
+from torch import nn
+from transformers import Qwen3VLForConditionalGeneration
 
-from lightning_arrcoc.atomic import replacing_folder
-from lightning_arrcoc.relevance import RelevanceRealizer
-from lightning_arrcoc.relevance.blueprint import Blueprint
-from lightning_arrcoc.vlm.card import model_card
-from lightning_arrcoc.vlm.identity import backbone_identity, differences
-from lightning_arrcoc.vlm.loading import TINY, TINY_FOLDER, is_hub_id
-from lightning_arrcoc.vlm.lora import (
-    ADAPTER_FILE,
-    add_lora,
-    has_lora,
-    load_lora,
-    lora_settings,
-    merged,
-    save_lora,
-)
-from lightning_arrcoc.vlm.quantizing import Bits, quantize_language_model
-from lightning_arrcoc.vlm.tensors import read_tensors
+from lightning_arrcoc.relevance import RelevanceRealizer, build_realizer
+from lightning_arrcoc.vlm.chat import ChatProcessor
+from lightning_arrcoc.vlm.loading import load_backbone, locate
+from lightning_arrcoc.vlm.saved_folder import restore, save_folder, saved_folder
 
 if TYPE_CHECKING:
-    from lightning_arrcoc.vlm.qwen3_vl import ArrCocQwen3VL
+    from typing_extensions import Self
 
-CONFIG, WEIGHTS, ADAPTER, CARD = (
-    "arr_coc_config.json", "arr_coc.safetensors", "adapter", "README.md",
-)  # fmt: skip
-SELF = "."  # a folder that holds its backbone as well
-WANTED = ["*.json", "*.jinja", "*.safetensors"]  # of a repository; never code, never a pickle
-MOST_CONFIG_BYTES = 1 << 20  # Chosen by us: ours take two thousand
-MOST_RANK = 1024  # Chosen by us: more than anybody uses, and no folder may ask for all memory
-EXACT = ("auto", "float32", torch.float32)  # dtypes that no stored weight is rounded to
-Model = TypeVar("Model", bound="ArrCocQwen3VL")
+Select = Literal["before_vision", "after_vision"]
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class Pretrained(nn.Module):
+    """What a model on a backbone can do beside answering: be loaded, saved and shared."""
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str,
+        *,
+        select: Select | None = None,
+        budget: int | float | None = None,
+        arr_coc: Callable[[int], RelevanceRealizer] | None = None,
+        dtype: str | torch.dtype = "auto",
+        attn_implementation: str = "sdpa",
+        random_weights: bool = False,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        lora: Callable[[Qwen3VLForConditionalGeneration], None] | None = None,
+    ) -> Self:
+        """Put a fresh ARR-COC on a backbone, or load one that was saved.
 
-class Network(_Plain):
-    """As `Blueprint`."""
+        Args:
+            backbone: "tiny", a folder that holds a Qwen3-VL, or a hub id; or what
+                `save_pretrained` and `push_to_hub` wrote, which names its own backbone.
+            select, budget: as for the class; None takes what was saved, or the class's own.
+            arr_coc: makes the small network, given the width of the token embeddings; None: the
+                usual one, or the saved one.
+            dtype: of the backbone's parameters; "auto" keeps what the files hold.
+            attn_implementation: "sdpa", "eager" or "flash_attention_2" (no soft phase).
+            random_weights: read the configuration only and draw the weights, to train or time.
+            min_pixels, max_pixels: limits of a resized image; None keeps the processor's.
+            lora: puts adapters into the backbone, such as `lora.add_lora`; None: there are none
+                but saved ones.
 
-    channels: tuple[str, ...] = Field(min_length=1)
-    scorers: tuple[str, ...] = Field(min_length=1)
-    adaptive: bool
-    query_blind: bool
-    coarse: bool
-    temperature: float
+        Raises:
+            ImportError: transformers is too old.
+            FileNotFoundError: no such backbone.
+            ValueError: another architecture, a bad `select` or `budget`, or a saved folder that
+                does not hold what it says.
+        """
+        options: dict[str, Any] = {
+            "dtype": dtype, "attn_implementation": attn_implementation,
+            "min_pixels": min_pixels, "max_pixels": max_pixels,
+        }  # fmt: skip
+        saved = saved_folder(backbone)
+        if saved is None:
+            return cls._assemble(
+                backbone,
+                processor=locate(backbone),
+                select=select or "before_vision",
+                budget=0.1 if budget is None else budget,
+                arr_coc=arr_coc or build_realizer,
+                lora=lora,
+                random_weights=random_weights,
+                **options,
+            )
+        if arr_coc is not None or lora is not None or random_weights:
+            raise ValueError(
+                f"{backbone!r} is a saved ARR-COC with a network, adapters and weights of its own; "
+                "leave out arr_coc, lora and random_weights."
+            )
+        restored: Self = restore(cls._assemble, saved, select=select, budget=budget, **options)
+        return restored
 
-
-class LoraPart(_Plain):
-    """As `lora_settings`."""
-
-    rank: int = Field(ge=1, le=MOST_RANK)
-    alpha: int = Field(ge=1)
-    targets: tuple[str, ...] = Field(min_length=1)
-
-
-class Settings(_Plain):
-    """What the folder says of itself."""
-
-    format: Literal["hf"] = "hf"
-    version: Literal[1] = 1
-    backbone: str
-    backbone_identity: dict[str, str | int]
-    network: Network
-    select: Literal["before_vision", "after_vision"]
-    budget: int | float
-    lora: LoraPart | None = None
-    language_model: Bits | None = None
-
-
-def save_folder(
-    model: ArrCocQwen3VL, folder: str | Path, *, overwrite: bool = False, **options: Any
-) -> None:
-    """Write the folder, whole or not at all; options are those of `write_folder`."""
-    with replacing_folder(folder, replace=overwrite and is_ours(Path(folder))) as new:
-        write_folder(model, new, **options)
-
-
-def write_folder(
-    model: ArrCocQwen3VL,
-    new: Path,
-    *,
-    merge_lora: bool = False,
-    language_model: Bits | None = None,
-    measured: str | None = None,
-) -> None:
-    """Fill an empty folder.
-
-    Args:
-        model: with a processor; nothing of it changes.
-        new: where to.
-        merge_lora, measured: as for `ArrCocQwen3VL.save_pretrained`.
-        language_model: how its weights are to be quantized when the folder is loaded.
-
-    Raises:
-        ValueError: no processor, parts that are not ours, or no adapters to merge.
-    """
-    if model.processor is None:
-        raise ValueError("The model has no processor to save; load it with from_pretrained.")
-    if merge_lora and not has_lora(model.backbone):
-        raise ValueError("merge_lora=true, but there are no adapters to merge. Leave it out.")
-    blueprint = Blueprint.of(model.arr_coc)
-    lora = {} if merge_lora else lora_settings(model.backbone)
-    with merged(model.backbone) if merge_lora else nullcontext():
-        if merge_lora:
-            model.backbone.save_pretrained(new)
-        identity = backbone_identity(model.backbone)
-    if lora:
-        save_lora(model.backbone, new / ADAPTER)
-        lora["targets"] = tuple(lora["targets"])
-    weights = {name: value.contiguous() for name, value in model.arr_coc.state_dict().items()}
-    save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
-    model.processor.save_pretrained(new)
-    settings = Settings(
-        backbone=SELF if merge_lora else backbone_name(model),
-        backbone_identity=identity | {"name": ""},  # where it lay says nothing elsewhere
-        network=Network(**vars(blueprint)),
-        select=model.select,
-        budget=model.budget,
-        lora=LoraPart(**lora) if lora else None,
-        language_model=language_model,
-    )
-    (new / CONFIG).write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (new / CARD).write_text(model_card(settings.model_dump(), measured), encoding="utf-8")
-
-
-def backbone_name(model: ArrCocQwen3VL) -> str:
-    """What to load the backbone by: "tiny", a hub id, or where it lies."""
-    name = str(model.backbone.config.name_or_path)
-    if Path(name) == TINY_FOLDER:
-        return TINY
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
-
-
-def is_ours(folder: Path) -> bool:
-    """Whether an export wrote this folder; nothing else is ever replaced.
-
-    Raises:
-        FileExistsError: something else has this name.
-    """
-    if folder.exists() and not (folder / CONFIG).is_file():
-        raise FileExistsError(
-            f"{str(folder)!r} was not written by an export (it has no {CONFIG}), so it is not "
-            "replaced. Name another folder."
+    @classmethod
+    def _assemble(
+        cls,
+        backbone: str,
+        *,
+        processor: str | Path,
+        select: Select,
+        budget: int | float,
+        arr_coc: Callable[[int], RelevanceRealizer],
+        lora: Callable[[Qwen3VLForConditionalGeneration], None] | None,
+        dtype: str | torch.dtype,
+        attn_implementation: str,
+        min_pixels: int | None,
+        max_pixels: int | None,
+        random_weights: bool = False,
+    ) -> Self:
+        stock = load_backbone(
+            backbone,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            random_weights=random_weights,
         )
-    return True
-
-
-def saved_folder(name: str) -> Path | None:
-    """Where a saved ARR-COC lies, fetched if it is on the hub; None for a backbone."""
-    if Path(name).is_dir():
-        return Path(name) if (Path(name) / CONFIG).is_file() else None
-    if name == TINY or not is_hub_id(name):
-        return None
-    try:
-        hf_hub_download(name, CONFIG)
-    except (EntryNotFoundError, HfHubHTTPError, OSError):  # whoever loads a backbone says more
-        return None
-    return Path(snapshot_download(name, allow_patterns=WANTED))
-
-
-def read_settings(folder: Path) -> Settings:
-    """What a saved folder says of itself.
-
-    Raises:
-        ValueError: it is no such folder, or says what cannot be.
-    """
-    path = folder / CONFIG
-    if path.stat().st_size > MOST_CONFIG_BYTES:
-        raise ValueError(f"{str(path)!r} has more than {MOST_CONFIG_BYTES} bytes; ours are small.")
-    try:
-        return Settings.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(
-            f"{str(path)!r} is no description of a saved ARR-COC: {where}: {first['msg']}. "
-            "Expected one that `export format=hf` or save_pretrained wrote."
-        ) from error
-
-
-def restore(
-    assemble: Callable[..., Model],
-    folder: Path,
-    *,
-    select: str | None,
-    budget: int | float | None,
-    **options: Any,
-) -> Model:
-    """The model that was saved.
-
-    Raises:
-        ValueError: the folder does not hold what it says, or its backbone is another one.
-    """
-    settings = read_settings(folder)
-    lora = partial(add_lora, **settings.lora.model_dump()) if settings.lora else None
-    name = str(folder) if settings.backbone == SELF else settings.backbone
-    model = assemble(
-        name,
-        processor=folder,
-        select=settings.select if select is None else select,
-        budget=settings.budget if budget is None else budget,
-        arr_coc=Blueprint(**settings.network.model_dump()),
-        lora=lora,
-        **options,
-    )
-    known, present = settings.backbone_identity, backbone_identity(model.backbone)
-    if options["dtype"] not in EXACT:  # rounded weights have another fingerprint
-        known = {**known, "weights_sha256": present["weights_sha256"]}
-    other = differences(known, present)
-    if other:
-        raise ValueError(
-            f"{str(folder)!r} belongs to another backbone than {name!r} is now "
-            f"({'; '.join(other[:3])}). Name the right one in its {CONFIG}."
+        chat = ChatProcessor.from_pretrained(
+            processor, min_pixels=min_pixels, max_pixels=max_pixels
         )
-    fill(model.arr_coc, folder / WEIGHTS)
-    if settings.lora:
-        load_lora(model.backbone, folder / ADAPTER / ADAPTER_FILE)
-    if settings.language_model:
-        quantize_language_model(model.backbone, settings.language_model)
-    return model
+        realizer = arr_coc(stock.config.text_config.hidden_size)
+        if lora is not None:  # last, so that ARR-COC starts from the same weights with and without
+            lora(stock)
+        return cls(
+            stock,
+            realizer,
+            select=select,
+            budget=budget,
+            image_mean=tuple(chat.image_processor.image_mean),
+            image_std=tuple(chat.image_processor.image_std),
+            processor=chat,
+        )
 
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        merge_lora: bool = False,
+        overwrite: bool = False,
+        measured: str | None = None,
+    ) -> None:
+        """Write a folder that `from_pretrained` reads, whole or not at all.
 
-def fill(network: RelevanceRealizer, path: Path) -> None:
-    """Put saved weights into a network.
+        It names the backbone and does not hold it, unless adapters are merged into that.
 
-    Raises:
-        ValueError: names or shapes are others, or the file is damaged.
-    """
-    network.load_state_dict(read_tensors(path, network.state_dict()))
+        Args:
+            folder: where to.
+            merge_lora: put the adapters' effect into the backbone's own weights and save these;
+                else adapters are saved as peft does.
+            overwrite: replace a folder that was written so before.
+            measured: Markdown for the model card; None: it says that nothing was measured.
+
+        Raises:
+            FileExistsError: the folder exists.
+            ValueError: no processor, parts that are not ours, or no adapters to merge.
+        """
+        model: Any = self
+        save_folder(model, folder, merge_lora=merge_lora, overwrite=overwrite, measured=measured)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        commit_message: str = "ARR-COC",
+        merge_lora: bool = False,
+        measured: str | None = None,
+        api: HfApi | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes, with huggingface_hub's token, and give its address.
+
+        Args:
+            repo_id: made where there is none.
+            private: of a new repository; None: as the account has it.
+            api: to upload through; None makes one.
+            merge_lora, measured: as for `save_pretrained`.
+        """
+        api = api or HfApi()
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "arr_coc"
+            self.save_pretrained(folder, merge_lora=merge_lora, measured=measured)
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        return str(address)

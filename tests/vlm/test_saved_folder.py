@@ -22,9 +22,9 @@ from lightning_arrcoc.relevance import (
     TokenAllocator,
     build_realizer,
 )
-from lightning_arrcoc.vlm import ArrCocQwen3VL, pretrained
+from lightning_arrcoc.vlm import ArrCocQwen3VL, saved_folder
 from lightning_arrcoc.vlm.lora import add_lora, lora_parameters
-from lightning_arrcoc.vlm.pretrained import ADAPTER, CARD, CONFIG, WEIGHTS
+from lightning_arrcoc.vlm.saved_folder import ADAPTER, CARD, CONFIG, WEIGHTS
 
 OTHER = partial(
     build_realizer,
@@ -287,8 +287,8 @@ def test_it_is_pushed_and_comes_back_by_its_id(
         assert not any("py" in pattern or "bin" in pattern for pattern in allow_patterns)
         return str(tmp_path / name)
 
-    monkeypatch.setattr(pretrained, "hf_hub_download", fetched)
-    monkeypatch.setattr(pretrained, "snapshot_download", snapshot)
+    monkeypatch.setattr(saved_folder, "hf_hub_download", fetched)
+    monkeypatch.setattr(saved_folder, "snapshot_download", snapshot)
     again = ArrCocQwen3VL.from_pretrained("me/digits", dtype="float32").eval()
     assert torch.equal(logits(again), logits(model))
 
@@ -300,7 +300,7 @@ def test_a_hub_id_without_our_file_is_a_backbone(
     def absent(name: str, file: str) -> str:
         raise error(f"{file} of {name}")
 
-    monkeypatch.setattr(pretrained, "hf_hub_download", absent)
-    assert pretrained.saved_folder("Qwen/Qwen3-VL-2B-Instruct") is None
-    assert pretrained.saved_folder("tiny") is None
-    assert pretrained.saved_folder("/nowhere") is None
+    monkeypatch.setattr(saved_folder, "hf_hub_download", absent)
+    assert saved_folder.saved_folder("Qwen/Qwen3-VL-2B-Instruct") is None
+    assert saved_folder.saved_folder("tiny") is None
+    assert saved_folder.saved_folder("/nowhere") is None
