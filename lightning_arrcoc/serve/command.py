@@ -21,9 +21,9 @@ from lightning_arrcoc.trained import load_trained
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import ChatProcessor
 from lightning_arrcoc.vlm.loading import locate, most_positions
-from lightning_arrcoc.vlm.pretrained import SELF, read_settings
+from lightning_arrcoc.vlm.saved_folder import SELF, read_settings
 
-INTERRUPTED = 130
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as those of the other commands
 
 
 def require_extra() -> None:
@@ -91,7 +91,7 @@ def serve(
         settings: limits, and where to listen.
 
     Returns:
-        130 once it was told to stop, 1 where the model's process came to an end by itself.
+        130 after SIGINT, 143 after SIGTERM, 1 where it came to an end by itself.
 
     Raises:
         ValueError: the model could not be loaded, or the port is taken.
@@ -105,8 +105,9 @@ def serve(
     if key is None and settings.host != "127.0.0.1":
         print(f"note: whoever reaches this machine may ask; set {KEY_VARIABLE}", file=sys.stderr)
     sys.stdout.flush()
+    told: list[int] = []
     try:
-        with _stopped_by_signals():
+        with _stopped_by_signals(told):
             server.run(
                 host=settings.host,
                 port=settings.port,
@@ -116,8 +117,8 @@ def serve(
                 access_log=False,
                 server_header=False,
             )
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt:  # before it served, or a second time
+        pass
     except (RuntimeError, EOFError, OSError) as error:
         if failures.poll():
             raise ValueError(f"The model could not be loaded: {failures.recv()}") from error
@@ -126,7 +127,7 @@ def serve(
     finally:
         for child in multiprocessing.active_children():
             child.kill()
-    return INTERRUPTED
+    return EXIT_CODES[signal.Signals(told[0])] if told else 1
 
 
 def make_server(
@@ -177,16 +178,21 @@ async def _as_openai(_: Any, error: Any) -> Any:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end LitServe's wait; in its children, which inherit this, just them."""
+def _stopped_by_signals(told: list[int]) -> Iterator[None]:
+    """SIGTERM and SIGINT end LitServe's wait; in its children, which inherit this, just them.
+
+    Args:
+        told: gets the numbers of the signals that came.
+    """
     owner = os.getpid()
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, _: Any) -> None:
         if os.getpid() != owner:
             sys.exit(0)
+        told.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in EXIT_CODES}
     try:
         yield
     finally:

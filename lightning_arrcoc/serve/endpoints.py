@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lightning_arrcoc.serve.admission import Admission
+from lightning_arrcoc.serve.body import read_body
 from lightning_arrcoc.serve.door import Door
 from lightning_arrcoc.serve.errors import RequestError
 from lightning_arrcoc.serve.metrics import ServerMetrics
 from lightning_arrcoc.serve.questions import ChatRequest, read_question
 from lightning_arrcoc.serve.replies import Reply, Usage
-from lightning_arrcoc.serve.settings import MIB, ServerSettings
+from lightning_arrcoc.serve.settings import ServerSettings
 from lightning_arrcoc.serve.wire import Job, Told
 
 DECODERS = 2  # threads that open images; chosen by us: more would hold more of them in memory
@@ -119,9 +120,7 @@ class ChatSpec(LitSpec):
 
     async def _prepared(self, request: Request, deadline: float) -> tuple[ChatRequest, Job]:
         """Read and understand a request; images are opened beside the event loop."""
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise RequestError(400, "Content-Type must be application/json.")
-        body = await self._body(request)
+        body = await read_body(request, self._settings.max_body_mib)
 
         def understood() -> tuple[ChatRequest, Job]:
             asked = read_question(body)
@@ -129,25 +128,6 @@ class ChatSpec(LitSpec):
             return asked, Job(prompt, asked.arr_coc.explain, bool(asked.stream))
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, understood)
-
-    async def _body(self, request: Request) -> bytes:
-        """What was sent, as far as it may go."""
-        most = int(self._settings.max_body_mib * MIB)
-        told = request.headers.get("content-length", "0")
-        body = bytearray()
-        if not told.isdecimal() or int(told) <= most:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    break
-            else:
-                return bytes(body)
-        raise RequestError(
-            413,
-            f"The body has more than {self._settings.max_body_mib:g} MiB; send fewer or smaller "
-            "images.",
-            code="body_too_large",
-        )
 
     def _submitted(self, job: Job, began: float) -> asyncio.Queue[Told]:
         """Hand a job to the model; its place is given back when the model is done with it."""

@@ -55,6 +55,8 @@ class ChatApi(LitAPI):
             self.model = self._load().to(torch.device(device)).eval()
         except Exception as error:
             self._failed(f"{type(error).__name__}: {error}")
+            logging.getLogger("litserve").disabled = True  # it would show a traceback as well
+            logging.getLogger("litserve.loops.loops").disabled = True
             raise
 
     def authorize(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import queue
 import time
@@ -127,6 +128,8 @@ def test_an_empty_queue_is_waited_for_without_asking_again_and_again(
 def test_a_model_that_cannot_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_worker.signal, "signal", lambda *_: None)
     monkeypatch.setattr(model_worker, "keep_freed_memory", lambda: True)
+    for name in ("litserve", "litserve.loops.loops"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)  # put back afterwards
     said: list[str] = []
 
     def load() -> Any:

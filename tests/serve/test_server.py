@@ -277,7 +277,7 @@ def test_the_last_answer_is_finished_when_the_server_is_told_to_stop(
     said = [line for line in chunks if line]
     assert said[-1] == "data: [DONE]"
     assert json.loads(said[-2][6:])["choices"][0]["finish_reason"] in ("stop", "length")
-    assert server.process.exitcode == 130
+    assert server.process.exitcode == 143
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
     told = server.said.read_text()
