@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "answer a question about a picture (image=... question=...) or the test split",
     "ask": 'the shortest way in: ask photo.png "Which digit is red?"',
     "export": "a checkpoint for use elsewhere: format=hf, onnx, torch_export or int8",
+    "serve": "a checkpoint behind an OpenAI-compatible chat endpoint, on this machine alone",
     "doctor": "try all that a long run needs; loaders (doctor loader); batch sizes (doctor batch)",
     "cache": "measure the textures of the data once and keep them on disk",
     "compare": "ask checkpoints side by side on a page of this machine (checkpoints=DIR)",

@@ -50,7 +50,9 @@ from lightning_arrcoc.pictures import (
 )
 from lightning_arrcoc.plugins.verifying import verify
 from lightning_arrcoc.provenance import describe_run
+from lightning_arrcoc.serve.command import require_extra, serve_checkpoint
 from lightning_arrcoc.targets import build
+from lightning_arrcoc.trained import options_of
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 from lightning_arrcoc.vlm.lora import has_lora, save_lora
 from lightning_arrcoc.vlm.saved_folder import CONFIG as SAVED
@@ -169,6 +171,16 @@ def export(config: DictConfig) -> int:
     checkpoint = trained_source(config.ckpt)
     quiet_known_noise()
     return export_checkpoint(config, checkpoint)
+
+
+def serve(config: DictConfig) -> int:
+    """Answer over HTTP until told to stop."""
+    require_extra()
+    settings = build(config.server)
+    checkpoint = trained_source(config.ckpt)
+    quiet_known_noise()
+    options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
+    return serve_checkpoint(checkpoint, options, settings)
 
 
 def doctor(config: DictConfig) -> int:

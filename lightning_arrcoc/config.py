@@ -73,7 +73,7 @@ LEAST = {
 }  # fmt: skip
 FREE_TEXT = (
     "question", "image", "ckpt", "weights", "folder", "out", "model.backbone", "data.texture_cache",
-    "checkpoints", "checkpoint", "export", "examples",
+    "checkpoints", "checkpoint", "export", "examples", "server.api_key_file",
 )  # fmt: skip
 PLAIN_WORD = re.compile(r"(?!(true|false|nan|inf|null)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
 HELP = ("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")

@@ -64,7 +64,8 @@ def read_signature(target: str) -> Signature | None:
     if isinstance(found.node, ast.ClassDef):
         function = _member(found.node, "__init__")
         if function is None:
-            return _inherited(found)
+            fields = _fields(found.node)
+            return Signature(found.home, fields, False, "class") if fields else _inherited(found)
         arguments = function.args.args[1:]
     else:
         function = found.node
@@ -89,6 +90,15 @@ def annotated_type(annotation: str) -> object:
         return eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, dict(_NAMES))
     except (NameError, TypeError, SyntaxError):
         return typing.Any
+
+
+def _fields(node: ast.ClassDef) -> dict[str, str]:
+    """Of a dataclass of its own, which makes its constructor at run time."""
+    marks = [mark.func if isinstance(mark, ast.Call) else mark for mark in node.decorator_list]
+    if "dataclass" not in map(_name, marks) or node.bases:
+        return {}
+    lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+    return {_name(line.target): ast.unparse(line.annotation) for line in lines}
 
 
 def _inherited(found: _Found) -> Signature | None:

@@ -29,6 +29,7 @@ ALLOWED = (
     "lightning_arrcoc.plugins.",
     "lightning_arrcoc.profilers.",
     "lightning_arrcoc.relevance.",
+    "lightning_arrcoc.serve.settings.ServerSettings",
     "lightning_arrcoc.strategies.",
     "lightning_arrcoc.vlm.lora.add_lora",
     "lightning.pytorch.Trainer",
@@ -42,6 +43,7 @@ ALLOWED = (
 HOMES = (
     "lightning_arrcoc.contest",
     "lightning_arrcoc.module",
+    "lightning_arrcoc.serve.settings",
     "lightning_arrcoc.vlm.lora",
     "lightning_arrcoc.vlm.qwen3_vl",
     "lightning.pytorch.trainer.trainer",

@@ -184,7 +184,7 @@ def test_every_model_takes_adapters(model: str, composed: Compose) -> None:
 def test_outputs_go_below_the_folder_it_was_started_in(command: str, composed: Compose) -> None:
     composed(command)
     hydra = HydraConfig.get()
-    if command in ("doctor", "ask", "export", "compare"):  # which write nothing of a run
+    if command in ("doctor", "ask", "export", "compare", "serve"):  # which write nothing of a run
         assert (hydra.run.dir, hydra.output_subdir) == (".", None)
         return
     folder = hydra.run.dir

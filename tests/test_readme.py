@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PREDICT = ("ckpt=", "image=", "question=", "explain=", "explain_samples=")
 EXPORT = ("format=", "compile=")
+SERVE = ("base_url=", "api_key=", "extra_body=")  # of OpenAI's client
 OVERRIDE = re.compile(r"(?<![\w./])((?:[a-z_]+\.)*[a-z_]+=[\w./\-]+)")
 
 
@@ -23,7 +24,7 @@ def overrides_in_prose() -> list[str]:
     """Every key=value in README's inline code that a run of fit could take."""
     code = re.findall(r"`([^`\n]+)`", README)
     found = {word for text in code for word in OVERRIDE.findall(text)}
-    return sorted(word for word in found if not word.startswith((*PREDICT, *EXPORT)))
+    return sorted(word for word in found if not word.startswith((*PREDICT, *EXPORT, *SERVE)))
 
 
 @pytest.mark.skipif(not (TINY_FOLDER / "model.safetensors").exists(), reason="no weights yet")

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import pytest
 
 from lightning_arrcoc import ArrCocQwen3VL
+from lightning_arrcoc.serve.settings import ServerSettings
 from lightning_arrcoc.signatures import annotated_type, read_signature
 
 PACKAGE = """
@@ -216,3 +217,10 @@ def test_an_annotation_cannot_call_anything(annotation: str) -> None:
 def test_an_annotation_cannot_open_a_file(tmp_path: Path) -> None:
     annotated_type(f"open({str(tmp_path / 'made')!r}, 'w').close()")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fields_of_a_dataclass_are_its_parameters() -> None:
+    known = read_signature("lightning_arrcoc.serve.settings.ServerSettings")
+    assert known is not None
+    assert list(known.parameters) == list(inspect.signature(ServerSettings).parameters)
+    assert annotated_type(known.parameters["max_queue"]) is int

@@ -115,7 +115,7 @@ class ChatProcessor:
                 counts.append(int(grids[-1].prod()) // self.merge_size**2)
             encode = self._pack if pack else self._tokenize
             rows.append(encode(conversation, counts))
-        batch = _pad(rows, int(self.tokenizer.pad_token_id), padding_side)
+        batch = pad_rows(rows, int(self.tokenizer.pad_token_id), padding_side)
         if patches:
             batch["pixel_values"] = torch.cat(patches)
             batch["image_grid_thw"] = torch.cat(grids)
@@ -169,9 +169,7 @@ class ChatProcessor:
         if len(answers) < len(conversation["questions"]) or len(answers) == 1:
             question_span = self._locate_question(messages, conversation["questions"][-1])
         query = [int(_within(offset, question_span)) for offset in offsets]
-        return self._expand_images(
-            {"input_ids": ids, "labels": labels, "query_mask": query}, counts
-        )
+        return self.expand_images({"input_ids": ids, "labels": labels, "query_mask": query}, counts)
 
     def _locate_question(self, messages: list[dict[str, Any]], question: str) -> tuple[int, int]:
         """Where the last question begins and ends in the rendered text.
@@ -199,7 +197,7 @@ class ChatProcessor:
             )
         return text
 
-    def _expand_images(self, row: dict[str, list[int]], counts: list[int]) -> dict[str, list[int]]:
+    def expand_images(self, row: dict[str, list[int]], counts: list[int]) -> dict[str, list[int]]:
         """Repeat each image placeholder once per merged token of its image."""
         image_token = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         placeholders = [i for i, token in enumerate(row["input_ids"]) if token == image_token]
@@ -218,7 +216,8 @@ def _within(offset: tuple[int, int], span: tuple[int, int]) -> bool:
     return span[0] <= offset[0] < offset[1] <= span[1]
 
 
-def _pad(rows: list[dict[str, list[int]]], pad_token: int, side: str) -> dict[str, Tensor]:
+def pad_rows(rows: list[dict[str, list[int]]], pad_token: int, side: str) -> dict[str, Tensor]:
+    """Rows of several lengths as one batch, with its `attention_mask`."""
     if side not in ("left", "right"):
         raise ValueError(f"padding_side={side!r}; choose 'left' or 'right'.")
     fill = {"labels": IGNORED_LABEL, "input_ids": pad_token, "turns": -1}  # otherwise 0

@@ -85,6 +85,12 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
+def most_positions(name: str) -> int:
+    """Tokens that a backbone's language model tells apart, prompt and answer together."""
+    config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+    return int(config.get_text_config().max_position_embeddings)
+
+
 def load_backbone(
     name: str,
     *,
