@@ -119,10 +119,21 @@ def _find(target: str, depth: int = 0) -> _Found | None:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == rest[0]:
             if len(rest) == 1:
                 return _Found(module, node, is_member=False)
-            member = _member(node, rest[1]) if isinstance(node, ast.ClassDef) else None
-            return _Found(module, member, True) if member and len(rest) == 2 else None
+            if len(rest) > 2 or not isinstance(node, ast.ClassDef):
+                return None
+            member = _member(node, rest[1])
+            return _Found(module, member, True) if member else _above(module, node, rest[1], depth)
     origin = _resolve_name(module, rest[0])
     return _find(".".join([origin, *rest[1:]]), depth + 1) if origin else None
+
+
+def _above(module: str, node: ast.ClassDef, member: str, depth: int) -> _Found | None:
+    """The definition of a member that a class has from those it is made from."""
+    for base in node.bases:
+        origin = _resolve_name(module, _name(base))
+        if origin and (found := _find(f"{origin}.{member}", depth + 1)):
+            return found
+    return None
 
 
 def _resolve_name(module: str, name: str) -> str | None:

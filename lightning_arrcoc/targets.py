@@ -45,7 +45,7 @@ HOMES = (
     "lightning_arrcoc.module",
     "lightning_arrcoc.serve.settings",
     "lightning_arrcoc.vlm.lora",
-    "lightning_arrcoc.vlm.qwen3_vl",
+    "lightning_arrcoc.vlm.pretrained",
     "lightning.pytorch.trainer.trainer",
     "lightning.fabric.plugins",  # re-exported by lightning.pytorch.plugins
 )

@@ -30,7 +30,7 @@ from lightning_arrcoc.config import check_overrides
 # `main` runs as the user's program does, where a warning is a line on the screen and no error.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-WITHOUT_CHECKPOINT = ("doctor", "cache", "ask")  # or, as `ask`, with and without
+WITHOUT_CHECKPOINT = ("doctor", "cache", "ask", "compare")  # or, as `ask`, with and without
 WITH_CHECKPOINT = tuple(name for name in cli.COMMANDS if name not in WITHOUT_CHECKPOINT)
 WORDS = {"export": ("format=hf",)}  # that a command does not go without
 SMALL = ("experiment=debug", "model.random_weights=true")

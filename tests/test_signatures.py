@@ -87,7 +87,7 @@ def test_from_pretrained_is_found_through_the_lazy_package() -> None:
     found = read_signature("lightning_arrcoc.ArrCocQwen3VL.from_pretrained")
     assert found is not None
     assert list(found.parameters) == imported_parameters(ArrCocQwen3VL.from_pretrained)
-    assert found.home == "lightning_arrcoc.vlm.qwen3_vl"
+    assert found.home == "lightning_arrcoc.vlm.pretrained"
 
 
 @pytest.mark.parametrize("module", ["callbacks", "loggers", "plugins", "profilers", "strategies"])

@@ -86,6 +86,7 @@ PEERS = {
     "all of ours": Peer(
         lambda: [GradientMonitor("skip"), OverfittingDetector(), ThroughputMonitor(), *memory()]
     ),
+    "as many that do nothing": Peer(lambda: [pl.Callback() for _ in range(6)]),
     CLIPPING: Peer(list, {"gradient_clip_val": 1e9}),
     "Lightning's grad_norm": Peer(lambda: [LightningsNorms()]),
     "Lightning's throughput": Peer(lambda: [LightningsThroughput(batch_size_fn=len)]),

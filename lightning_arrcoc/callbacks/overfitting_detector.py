@@ -173,9 +173,10 @@ class OverfittingDetector(ForTrainer):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return  # the step was skipped
-        if pl_module.automatic_optimization:
+        loss = loss.detach().float()
+        if pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1:
             loss = loss * trainer.accumulate_grad_batches  # Lightning has divided by it
-        loss = loss.detach().float().mean()
+        loss = loss.mean() if loss.ndim else loss
         self._loss = loss if self._loss is None else self._loss.to(loss.device) + loss
         self._losses += 1
 

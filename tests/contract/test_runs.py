@@ -33,7 +33,7 @@ def test_it_changes_nothing_and_leaves_nothing(
     without = bare(name, **piece.trainer)
     found = run(scenario, tmp_path, **piece.settings(tmp_path))
     if name in piece.ends_later:
-        assert set(found.changed) - {"modes"} == set(without.changed) - {"modes"}
+        assert set(found.changed) - {"modes"} <= set(without.changed)
     else:
         compare(found, without)
     assert [

@@ -130,7 +130,14 @@ def test_a_space_needs_what_the_page_imports_and_nothing_more() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 roots.add(node.module.split(".")[0])
     named = {"PIL": "pillow"}
-    with_gradio = {"gradio", "uvicorn", "fastapi", "peft", "torchao"}  # or only where asked for
+    with_gradio = {
+        "gradio",
+        "uvicorn",
+        "fastapi",
+        "peft",
+        "torchao",
+        "typing_extensions",
+    }  # or only where asked for
     wanted = {named.get(root, root) for root in roots - sys.stdlib_module_names}
     assert wanted - with_gradio - {PACKAGE.name} <= set(NEEDED)
 
