@@ -493,10 +493,11 @@ def test_a_file_of_torch_that_no_fit_wrote_is_refused(
     refused(done, "a.ckpt", "expected a checkpoint made by fit")
 
 
-@pytest.mark.parametrize("command", WITH_CHECKPOINT)
+@pytest.mark.parametrize("command", [one for one in WITH_CHECKPOINT if one != "serve"])
 def test_a_checkpoint_of_another_architecture_is_refused(
     command: str, here: Here, checkpoint: Path, tmp_path: Path
 ) -> None:
+    # But for serve, which loads in another process and refuses these random weights before.
     saved = torch.load(checkpoint, weights_only=True)
     name = "arr_coc.null_query"
     width = saved["state_dict"][name].shape
