@@ -6,8 +6,9 @@ nor kornia.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from lightning_arrcoc.data.datamodule import VqaDataModule
@@ -18,20 +19,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Allocation", "ArrCocModule", "ArrCocQwen3VL", "RelevanceRealizer", "VqaDataModule"]
 
-_HOMES = {
-    "Allocation": "lightning_arrcoc.relevance",
-    "ArrCocModule": "lightning_arrcoc.module",
-    "ArrCocQwen3VL": "lightning_arrcoc.vlm",
-    "RelevanceRealizer": "lightning_arrcoc.relevance",
-    "VqaDataModule": "lightning_arrcoc.data.datamodule",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "data.datamodule": ["VqaDataModule"],
+        "module": ["ArrCocModule"],
+        "relevance": ["Allocation", "RelevanceRealizer"],
+        "vlm": ["ArrCocQwen3VL"],
+    },
+)

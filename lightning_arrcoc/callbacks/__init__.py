@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from lightning_arrcoc.callbacks.atomic_checkpoint import AtomicCheckpoint
@@ -30,25 +31,18 @@ __all__ = [
     "ThroughputMonitor",
 ]
 
-_HOMES = {
-    "AtomicCheckpoint": "lightning_arrcoc.callbacks.atomic_checkpoint",
-    "CurriculumAdvance": "lightning_arrcoc.callbacks.curriculum",
-    "GradientMonitor": "lightning_arrcoc.callbacks.gradient_monitor",
-    "MemoryGuard": "lightning_arrcoc.callbacks.memory_guard",
-    "MemoryMonitor": "lightning_arrcoc.callbacks.memory_monitor",
-    "MemorySnapshot": "lightning_arrcoc.callbacks.memory_snapshot",
-    "MetricsProgressBar": "lightning_arrcoc.callbacks.progress_bar",
-    "OOMGuard": "lightning_arrcoc.callbacks.oom_guard",
-    "OverfittingDetector": "lightning_arrcoc.callbacks.overfitting_detector",
-    "ThroughputMonitor": "lightning_arrcoc.callbacks.throughput_monitor",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "atomic_checkpoint": ["AtomicCheckpoint"],
+        "curriculum": ["CurriculumAdvance"],
+        "gradient_monitor": ["GradientMonitor"],
+        "memory_guard": ["MemoryGuard"],
+        "memory_monitor": ["MemoryMonitor"],
+        "memory_snapshot": ["MemorySnapshot"],
+        "oom_guard": ["OOMGuard"],
+        "overfitting_detector": ["OverfittingDetector"],
+        "progress_bar": ["MetricsProgressBar"],
+        "throughput_monitor": ["ThroughputMonitor"],
+    },
+)

@@ -176,7 +176,7 @@ class OverfittingDetector(ForTrainer):
         loss = loss.detach().float()
         if pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1:
             loss = loss * trainer.accumulate_grad_batches  # Lightning has divided by it
-        loss = loss.mean() if loss.ndim else loss
+        loss = loss.mean()  # a copy: compiled models write the next one over it
         self._loss = loss if self._loss is None else self._loss.to(loss.device) + loss
         self._losses += 1
 

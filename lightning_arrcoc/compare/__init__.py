@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from lightning_arrcoc.compare.comparator import CheckpointComparator
@@ -12,19 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointComparator", "CompareError", "Contestant", "reallocate"]
 
-_HOMES = {
-    "CheckpointComparator": "lightning_arrcoc.compare.comparator",
-    "CompareError": "lightning_arrcoc.compare.errors",
-    "Contestant": "lightning_arrcoc.compare.contestants",
-    "reallocate": "lightning_arrcoc.compare.contestants",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "comparator": ["CheckpointComparator"],
+        "contestants": ["Contestant", "reallocate"],
+        "errors": ["CompareError"],
+    },
+)

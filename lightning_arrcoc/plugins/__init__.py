@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from lightning_arrcoc.plugins.atomic_checkpoint_io import AtomicCheckpointIO
@@ -13,19 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AtomicCheckpointIO", "SelectivePrecision", "full_precision", "probe_precision"]
 
-_HOMES = {
-    "AtomicCheckpointIO": "lightning_arrcoc.plugins.atomic_checkpoint_io",
-    "SelectivePrecision": "lightning_arrcoc.plugins.selective_precision",
-    "full_precision": "lightning_arrcoc.plugins.fp32",
-    "probe_precision": "lightning_arrcoc.plugins.precision_probe",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "atomic_checkpoint_io": ["AtomicCheckpointIO"],
+        "fp32": ["full_precision"],
+        "precision_probe": ["probe_precision"],
+        "selective_precision": ["SelectivePrecision"],
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from lightning_arrcoc.strategies.frozen_deepspeed import FrozenDeepSpeedStrategy
@@ -11,17 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FrozenDeepSpeedStrategy", "FrozenFSDPStrategy"]
 
-_HOMES = {
-    "FrozenDeepSpeedStrategy": "lightning_arrcoc.strategies.frozen_deepspeed",
-    "FrozenFSDPStrategy": "lightning_arrcoc.strategies.frozen_fsdp",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "frozen_deepspeed": ["FrozenDeepSpeedStrategy"],
+        "frozen_fsdp": ["FrozenFSDPStrategy"],
+    },
+)

@@ -73,9 +73,10 @@ def run(scenario: Scenario, folder: Path, **settings: Any) -> Outcome:
 
 def compare(found: Outcome, without: Outcome) -> None:
     """The same weights and draws, and nothing left that the other did not leave."""
-    left = {name: change for name, change in found.changed.items()
-            if name not in without.changed or change != without.changed[name]}  # fmt: skip
-    assert left == {}
+    expected = dict(without.changed)
+    if "descriptors" not in found.changed:  # what the other alone left open is not its fault
+        expected.pop("descriptors", None)
+    assert found.changed == expected
     assert found.random == without.random
     assert found.weights.keys() == without.weights.keys()
     for name, value in found.weights.items():

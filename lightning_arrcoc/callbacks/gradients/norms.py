@@ -142,7 +142,8 @@ class GradientNorms:
         for call in layout.calls:
             found += norms_of([_piece([gradients[i] for i in piece]) for piece in call])
         if len(layout.calls) > 1:  # several devices or types
-            found = [norm.to(self.device, self.wide, non_blocking=True) for norm in found]
+            queued = self.device.type != "cpu"  # which would read numbers before they came
+            found = [norm.to(self.device, self.wide, non_blocking=queued) for norm in found]
         return torch.stack(found) if found else self._no_extra, layout
 
     def nonfinite_names(self, each: Tensor) -> list[str]:

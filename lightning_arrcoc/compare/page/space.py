@@ -29,9 +29,9 @@ SHIPPED = (".py", ".html", ".css", ".js", ".json", ".jinja", ".safetensors")
 OF_A_BACKBONE = (".json", ".jinja", ".safetensors", ".txt")
 NAMES_ITSELF = "_name_or_path"  # in a backbone's config.json: where it lay
 NEEDED = (  # what the page imports, as it is installed here
-    "fsspec", "huggingface_hub", "jinja2", "kornia", "lightning", "matplotlib", "numpy",
-    "nvidia-ml-py", "packaging", "pillow", "psutil", "pydantic", "rapidfuzz", "rich", "safetensors",
-    "torch", "torchmetrics", "transformers",
+    "fsspec", "huggingface_hub", "jinja2", "kornia", "lazy-loader", "lightning", "matplotlib",
+    "numpy", "nvidia-ml-py", "packaging", "pillow", "psutil", "pydantic", "rapidfuzz", "rich",
+    "safetensors", "torch", "torchmetrics", "transformers",
 )  # fmt: skip
 CHECKPOINTS, BACKBONE, EXAMPLES, SETTINGS = "checkpoints", "backbone", "examples", "space.json"
 NAME = "ARR-COC"  # of the checkpoint there; its own may tell of a folder here

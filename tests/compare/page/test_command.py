@@ -129,7 +129,7 @@ def test_a_space_needs_what_the_page_imports_and_nothing_more() -> None:
                 roots |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 roots.add(node.module.split(".")[0])
-    named = {"PIL": "pillow"}
+    named = {"PIL": "pillow", "lazy_loader": "lazy-loader"}
     with_gradio = {
         "gradio",
         "uvicorn",
