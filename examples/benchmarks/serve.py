@@ -4,8 +4,9 @@
     python examples/benchmarks/serve.py --ckpt ... --flat 2000     # does memory grow?
     python examples/benchmarks/serve.py --dimensions 2b --quick    # random weights
 
-A server is started on this machine, and asked about drawn pictures from all visual tokens (budget
-1.0) and from a tenth of them, in turns, by 1, 4 and 16 clients that each wait for their answer.
+A server is started on this machine, and asked by locust (`pip install locust`, `locustfile.py`)
+about drawn pictures from all visual tokens (budget 1.0) and from a tenth of them, in turns, by 1, 4
+and 16 clients that each wait for their answer.
 Where other things run beside it seconds tell little: the processor time of all its processes stands
 beside them, and only ratios of two rows that were measured in turns are worth something.
 `--dimensions 2b` has the true dimensions of Qwen3-VL-2B, and with `--quick` a quarter of its
@@ -15,27 +16,22 @@ layers: 7 of 28, and 6 of the 24 of the vision tower. There no answer ends befor
 from __future__ import annotations
 
 import argparse
-import asyncio
-import base64
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import numpy as np
 import psutil
 from measuring import machine
-from PIL import Image
 from random_2b import build, configuration
 from rich.console import Console
 from rich.table import Table
@@ -48,7 +44,6 @@ from lightning_arrcoc.vlm.loading import TINY_FOLDER
 
 CLIENTS = (1, 4, 16)
 BUDGETS = (1.0, 0.1)
-ANSWER = 8  # tokens at most
 LARGE_POSITIONS = 8192
 START_S = 600
 
@@ -57,20 +52,21 @@ class Load(NamedTuple):
     """What a number of clients saw.
 
     Attributes:
-        latencies: of each answer, seconds, ascending.
+        latencies: how many answers took so many milliseconds, to two digits.
         tokens: written in all.
         seconds: from the first request to the last answer.
         processor_s: of all processes of the server meanwhile.
     """
 
-    latencies: list[float]
+    latencies: Counter[int]
     tokens: int
     seconds: float
     processor_s: float
 
     def percentile(self, percent: float) -> float:
-        place = round(percent / 100 * (len(self.latencies) - 1))
-        return self.latencies[place]
+        """Seconds."""
+        ascending = sorted(self.latencies.elements())
+        return ascending[round(percent / 100 * (len(ascending) - 1))] / 1000
 
 
 # ------------------------------------------------------------------------------------ the server
@@ -151,88 +147,63 @@ def resident_mib(server: psutil.Process) -> float:
 # ----------------------------------------------------------------------------------- the clients
 
 
-def pictures(size: int, count: int) -> list[str]:
-    """Drawn squares on black, as data URLs."""
-    drawn = []
-    for number in range(count):
-        numbers = np.random.default_rng(number)
-        canvas = np.zeros((size, size, 3), np.uint8)
-        for _ in range(8):
-            top, left = numbers.integers(0, size - size // 8, 2)
-            canvas[top : top + size // 8, left : left + size // 8] = numbers.integers(60, 255, 3)
-        file = BytesIO()
-        Image.fromarray(canvas).save(file, "PNG")
-        drawn.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return drawn
-
-
-async def ask(client: httpx.AsyncClient, picture: str, budget: float) -> tuple[float, int]:
-    """Seconds and tokens of one answer."""
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": picture}},
-        {"type": "text", "text": "Which digit is red?"},
-    ]
-    began = time.perf_counter()
-    answer = await client.post(
-        "/v1/chat/completions",
-        json={
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": ANSWER,
-            "arr_coc": {"budget": budget},
-        },
-    )
-    answer.raise_for_status()
-    return time.perf_counter() - began, answer.json()["usage"]["completion_tokens"]
-
-
-async def load(
-    url: str, server: psutil.Process, clients: int, requests: int, urls: list[str], budget: float
+def load(
+    url: str, server: psutil.Process, clients: int, requests: int, size: int, budget: float
 ) -> Load:
     """So many clients, each asking again as soon as it has its answer."""
-    found: list[tuple[float, int]] = []
-    left = iter(random.Random(0).choices(urls, k=requests))
+    written, before = answer_tokens(url), processor_s(server)
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "-f", Path(__file__).with_name("locustfile.py"),
+         "--headless", "--only-summary", "--loglevel", "WARNING", "--host", url,
+         "--users", str(clients), "--spawn-rate", str(clients),
+         "--requests", str(requests), "--size", str(size), "--budget", str(budget)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"locust ended with {done.returncode}:\n{done.stderr}")
+    counted = json.loads(done.stdout.splitlines()[-1])
+    return Load(
+        Counter({round(float(ms)): many for ms, many in counted["response_times"].items()}),
+        answer_tokens(url) - written,
+        counted["last_request_timestamp"] - counted["start_time"],
+        processor_s(server) - before,
+    )
 
-    async def one(client: httpx.AsyncClient) -> None:
-        for picture in left:
-            found.append(await ask(client, picture, budget))
 
-    limits = httpx.Limits(max_connections=clients)
-    before, began = processor_s(server), time.perf_counter()
-    async with httpx.AsyncClient(base_url=url, timeout=3600, limits=limits) as client:
-        await asyncio.gather(*(one(client) for _ in range(clients)))
-    seconds = time.perf_counter() - began
-    latencies = sorted(latency for latency, _ in found)
-    tokens = sum(count for _, count in found)
-    return Load(latencies, tokens, seconds, processor_s(server) - before)
+def answer_tokens(url: str) -> int:
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line.startswith("arr_coc_answer_tokens_total "):
+            return round(float(line.split()[1]))
+    raise SystemExit("The server does not tell how many tokens it wrote.")
 
 
 def under_load(asked: argparse.Namespace, url: str, server: psutil.Process) -> list[dict[str, Any]]:
     """A row for each number of clients and budget, both budgets in turns."""
-    urls = pictures(asked.size, 16)
     rows = []
     for clients in CLIENTS:
         share = max(clients, asked.requests // asked.rounds)
         parts: dict[float, list[Load]] = {budget: [] for budget in BUDGETS}
         for budget in BUDGETS:  # sizes of batches that were never seen cost more the first time
-            asyncio.run(load(url, server, clients, clients, urls, budget))
+            load(url, server, clients, clients, asked.size, budget)
         for _ in range(asked.rounds):
             for budget in BUDGETS:
-                part = asyncio.run(load(url, server, clients, share, urls, budget))
+                part = load(url, server, clients, share, asked.size, budget)
                 parts[budget].append(part)
         for budget in BUDGETS:
             whole = together(parts[budget])
             rows.append({
-                "clients": clients, "budget": budget, "requests": len(whole.latencies),
+                "clients": clients, "budget": budget, "requests": whole.latencies.total(),
+                "requests_per_s": whole.latencies.total() / whole.seconds,
                 "p50_s": whole.percentile(50), "p95_s": whole.percentile(95),
                 "p99_s": whole.percentile(99), "tokens_per_s": whole.tokens / whole.seconds,
-                "processor_s_per_request": whole.processor_s / len(whole.latencies),
+                "processor_s_per_request": whole.processor_s / whole.latencies.total(),
             })  # fmt: skip
     return rows
 
 
 def together(parts: Sequence[Load]) -> Load:
     return Load(
-        sorted(latency for part in parts for latency in part.latencies),
+        sum((part.latencies for part in parts), Counter()),
         sum(part.tokens for part in parts),
         sum(part.seconds for part in parts),
         sum(part.processor_s for part in parts),
@@ -241,13 +212,12 @@ def together(parts: Sequence[Load]) -> Load:
 
 def flat(asked: argparse.Namespace, url: str, server: psutil.Process) -> list[tuple[int, float]]:
     """Memory after so many requests."""
-    urls = pictures(asked.size, 16)
     steps, done = 8, 0
     found = []
     for _ in range(steps + 1):
         found.append((done, resident_mib(server)))
         if done < asked.flat:
-            asyncio.run(load(url, server, 8, asked.flat // steps, urls, 0.1))
+            load(url, server, 8, asked.flat // steps, asked.size, 0.1)
             done += asked.flat // steps
     return found
 
@@ -257,8 +227,8 @@ def flat(asked: argparse.Namespace, url: str, server: psutil.Process) -> list[tu
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
     table = Table(title=title, title_justify="left")
-    for name in ("clients", "budget", "requests", "p50 s", "p95 s", "p99 s", "tokens/s",
-                 "of full", "processor s a request", "of full "):  # fmt: skip
+    for name in ("clients", "budget", "requests", "p50 s", "p95 s", "p99 s", "requests/s",
+                 "tokens/s", "of full", "processor s a request", "of full"):  # fmt: skip
         table.add_column(name, justify="right")
     for row in rows:
         whole = next(r for r in rows if r["clients"] == row["clients"] and r["budget"] == 1.0)
@@ -266,7 +236,8 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         table.add_row(
             str(row["clients"]), f"{row['budget']:g}", str(row["requests"]),
             *(f"{row[key]:.2f}" for key in ("p50_s", "p95_s", "p99_s")),
-            f"{row['tokens_per_s']:.2f}", f"{row['tokens_per_s'] / whole['tokens_per_s']:.2f}",
+            f"{row['requests_per_s']:.2f}", f"{row['tokens_per_s']:.2f}",
+            f"{row['tokens_per_s'] / whole['tokens_per_s']:.2f}",
             f"{row[cost]:.3f}", f"{row[cost] / whole[cost]:.2f}",
         )  # fmt: skip
     Console(width=120).print(table)
