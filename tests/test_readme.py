@@ -18,7 +18,7 @@ OF_FIT = ("running", "data", "devices", "drop_ins", "comparing", "numbers")  # p
 EVERYTHING = "\n".join([README, *((ROOT / "docs" / f"{name}.md").read_text() for name in OF_FIT)])
 NUMBERS = (ROOT / "docs" / "numbers.md").read_text()
 PREDICT = ("ckpt=", "image=", "question=", "explain=", "explain_samples=")
-EXPORT = ("format=", "compile=")
+EXPORT = ("format=", "compile=", "bits=")
 SERVE = ("base_url=", "api_key=", "extra_body=")  # of OpenAI's client
 OVERRIDE = re.compile(r"(?<![\w./])((?:[a-z_]+\.)*[a-z_]+=[\w./\-]+)")
 

@@ -59,7 +59,7 @@ def export_int8(model: ArrCocQwen3VL, folder: Path, config: DictConfig) -> list[
     write_folder(model, folder, language_model=config.bits)
     shutil.copyfile(allocate.__file__, folder / "allocate.py")
     selectors = _selectors(model, folder, calibration, answer, compiled=config.compile)
-    languages = _languages(model, batches[0], answer)
+    languages = _languages(model, config.bits, batches[0], answer)
     report = {
         "samples": sum(len(batch["answers"]) for batch in batches),
         "budget": model.budget,
@@ -107,13 +107,11 @@ def _selectors(
     return [Measured(*row) for row in zip(programs, rights, times, sizes, strict=True)]
 
 
-def _languages(model: ArrCocQwen3VL, batch: Batch, answer: Any) -> list[Measured]:
-    """The backbone's language model as it is, and with weights in 8 and 4 bits."""
-    variants: dict[str, ArrCocQwen3VL] = {"as it is": model}
-    kinds: tuple[Bits, ...] = ("int8", "int4")
-    for bits in kinds:
-        variants[f"{bits} weights"] = copy.deepcopy(model)
-        quantize_language_model(variants[f"{bits} weights"].backbone, bits)
+def _languages(model: ArrCocQwen3VL, bits: Bits, batch: Batch, answer: Any) -> list[Measured]:
+    """The backbone's language model as it is, and with weights in fewer bits."""
+    other = copy.deepcopy(model)
+    quantize_language_model(other.backbone, bits)
+    variants = {"as it is": model, f"{bits} weights": other}
     calls = [
         partial(one.generate, **batch["prompts"], max_new_tokens=4, min_new_tokens=4)
         for one in variants.values()
