@@ -13,6 +13,8 @@ from PIL import Image
 
 from lightning_arrcoc.ask_words import USAGE
 from lightning_arrcoc.contest import decode_answers
+from lightning_arrcoc.data.images import open_image
+from lightning_arrcoc.named_checkpoint import trained_source
 from lightning_arrcoc.trained import load_trained, options_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 
@@ -35,15 +37,17 @@ def newest_run(runs: Path = RUNS) -> Path | None:
     return max(runs.glob(LAST), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def ask(config: DictConfig, image: Image.Image, checkpoint: str | None) -> int:
+def ask(config: DictConfig) -> int:
     """Print the answer, and on stderr what it was read from.
 
-    Args:
-        config: of the command.
-        image: what to look at.
-        checkpoint: that is there and whole, or a saved folder. None: the backbone answers by
-            itself, from all tokens unless a budget is asked for, which an untrained ARR-COC spends.
+    Where there is no checkpoint, the backbone answers by itself, from all tokens unless a budget is
+    asked for, which an untrained ARR-COC spends.
     """
+    check_question(config)
+    newest = None if config.ckpt is not None else newest_run()
+    named = config.ckpt if newest is None else str(newest)
+    checkpoint = None if named is None else trained_source(named)
+    image = open_image(config.image)
     options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
     torch.manual_seed(config.seed)
     if checkpoint is None:

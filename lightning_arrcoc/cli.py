@@ -147,7 +147,9 @@ def _guarded(command: str, config: Any) -> int:
         for name in ("torchao", "torch.utils._pytree"):
             logging.getLogger(name).setLevel(logging.ERROR)
         from lightning_arrcoc import commands
+        from lightning_arrcoc.noise import quiet_known_noise
 
+        quiet_known_noise()
         return int(getattr(commands, command)(config))
     except KeyboardInterrupt:
         return INTERRUPTED

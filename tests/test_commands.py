@@ -9,7 +9,8 @@ import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL
-from lightning_arrcoc.commands import quiet_known_noise, trained_words
+from lightning_arrcoc.commands import trained_words
+from lightning_arrcoc.noise import quiet_known_noise
 
 
 def test_what_is_trained_is_said_in_numbers(backbone_folder: Path) -> None:

@@ -36,7 +36,7 @@ from random_2b import build, configuration
 from rich.console import Console
 from rich.table import Table
 
-from lightning_arrcoc.serve.command import serve
+from lightning_arrcoc.serve.command import run_server
 from lightning_arrcoc.serve.settings import ServerSettings
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import IMAGE_TOKEN, VISION_END, ChatProcessor
@@ -96,7 +96,7 @@ def serve_random(port: int, quick: bool) -> int:
     settings = ServerSettings(port=port, max_batch=16, timeout_s=3600)
     processor = ChatProcessor.from_pretrained(TINY_FOLDER)
     load = partial(by_name.random_model, quick)
-    return serve(load, processor, LARGE_POSITIONS, settings)
+    return run_server(load, processor, LARGE_POSITIONS, settings)
 
 
 @contextmanager

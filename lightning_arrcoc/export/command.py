@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from lightning_arrcoc.atomic import replacing_folder
 from lightning_arrcoc.export import FORMATS
 from lightning_arrcoc.export.selector import Checked, SelectorProgram, described
+from lightning_arrcoc.named_checkpoint import trained_source
 from lightning_arrcoc.trained import load_trained, options_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.saved_folder import CONFIG, is_ours
@@ -35,16 +36,14 @@ def check_format(config: DictConfig) -> None:
         raise ValueError(f"{MERGE}=true is for format=hf; adapters do not touch the selector.")
 
 
-def export(config: DictConfig, checkpoint: str) -> int:
+def export(config: DictConfig) -> int:
     """Write the folder, and check what is in it.
-
-    Args:
-        config: of the command.
-        checkpoint: that is there and whole.
 
     Returns:
         0, or 1 where the exported form does not answer as torch does: then nothing is written.
     """
+    check_format(config)
+    checkpoint = trained_source(config.ckpt)
     out = Path(config.out or f"{FOLDER}/{config.format}")
     options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
     torch.manual_seed(config.seed)  # of weights that are drawn (model.random_weights=true)

@@ -15,15 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
+from lightning_arrcoc.named_checkpoint import trained_source
 from lightning_arrcoc.serve.settings import KEY_VARIABLE, ServerSettings, read_api_key
-from lightning_arrcoc.trained import load_trained
+from lightning_arrcoc.targets import build
+from lightning_arrcoc.trained import load_trained, options_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import ChatProcessor
 from lightning_arrcoc.vlm.loading import locate, most_positions
 from lightning_arrcoc.vlm.saved_folder import SELF, read_settings
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as those of the other commands
+
+
+def serve(config: DictConfig) -> int:
+    """The command: settings and checkpoint are sound before anything is loaded.
+
+    Returns:
+        as for `run_server`.
+    """
+    require_extra()
+    settings = build(config.server)
+    checkpoint = trained_source(config.ckpt)
+    options = options_of(config, list(HydraConfig.get().overrides.task), checkpoint)
+    return serve_checkpoint(checkpoint, options, settings)
 
 
 def require_extra() -> None:
@@ -59,7 +76,7 @@ def check_port(settings: ServerSettings) -> None:
 
 
 def serve_checkpoint(checkpoint: str, options: dict[str, Any], settings: ServerSettings) -> int:
-    """Serve what was trained; as for `serve`.
+    """Serve what was trained; as for `run_server`.
 
     Args:
         checkpoint: that is there and whole, or a saved folder.
@@ -73,10 +90,10 @@ def serve_checkpoint(checkpoint: str, options: dict[str, Any], settings: ServerS
     limits = {name: options[name] for name in ("min_pixels", "max_pixels")}
     processor = ChatProcessor.from_pretrained(locate(home), **limits)
     load = partial(load_trained, checkpoint, **options)
-    return serve(load, processor, most_positions(backbone), settings)
+    return run_server(load, processor, most_positions(backbone), settings)
 
 
-def serve(
+def run_server(
     load: Callable[[], ArrCocQwen3VL],
     processor: ChatProcessor,
     positions: int,
@@ -138,7 +155,7 @@ def make_server(
     key: str | None,
     failed: Callable[[str], None],
 ) -> Any:
-    """LitServe with our endpoints; as for `serve`."""
+    """LitServe with our endpoints; as for `run_server`."""
     from litserve import LitServer
     from starlette.exceptions import HTTPException
 

@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lightning_arrcoc.assembling import ConfigRecord, make_loggers
 from lightning_arrcoc.callbacks import AtomicCheckpoint
 from lightning_arrcoc.cli import _finish_tracking
-from lightning_arrcoc.commands import ConfigRecord, make_loggers
 from lightning_arrcoc.loggers import JsonlLogger
 from lightning_arrcoc.loggers.jsonl_file import LOG, read_lines
 from lightning_arrcoc.loggers.pictures import log_picture
