@@ -48,7 +48,7 @@ class Door:
                 code="model_not_found",
             )
         tokens = self._answer_tokens(asked)
-        messages, images = self._messages(asked)
+        messages, images = self._messages(asked, deadline)
         try:
             row = encode_messages(self._processor, messages, images)
         except ValueError as error:
@@ -90,7 +90,9 @@ class Door:
             raise RequestError(400, f"{name}={tokens}; expected at most {most}.", param=name)
         return tokens
 
-    def _messages(self, asked: ChatRequest) -> tuple[list[Message], list[Image.Image]]:
+    def _messages(
+        self, asked: ChatRequest, deadline: float
+    ) -> tuple[list[Message], list[Image.Image]]:
         """Messages for the template, and their images in its order."""
         if asked.messages[-1].role != "user":
             raise RequestError(400, "The last message must be the user's.", param="messages")
@@ -125,7 +127,7 @@ class Door:
                         param="messages",
                     )  # fmt: skip
                 picture = open_picture(
-                    part.image_url.url, f"image {len(images) + 1}", self._settings
+                    part.image_url.url, f"image {len(images) + 1}", self._settings, deadline
                 )
                 images.append(fit_image(self._processor, picture))
                 content.append({"type": "image"})

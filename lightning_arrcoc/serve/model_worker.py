@@ -81,13 +81,17 @@ class ChatApi(LitAPI):
             answer_together(self.model, [job.prompt for job in jobs], hear)
         except Exception:
             log.exception("A batch of %d failed.", len(jobs))
-            for number in sorted(set(range(len(jobs))) - begun):
-                if len(jobs) == 1:
-                    tell(number, Told("", "error"))
-                else:
-                    self.answer([jobs[number]], partial(_as, number, tell))
-            for number in begun:  # of streams nobody can take back what was said
+        else:
+            return
+        # Not above: while an error is handled it keeps all that the batch had in memory.
+        torch.cuda.empty_cache()  # nothing where CUDA is not in use
+        for number in sorted(set(range(len(jobs))) - begun):
+            if len(jobs) == 1:
                 tell(number, Told("", "error"))
+            else:
+                self.answer([jobs[number]], partial(_as, number, tell))
+        for number in begun:  # of streams nobody can take back what was said
+            tell(number, Told("", "error"))
 
 
 def _as(number: int, tell: Callable[[int, Told], None], _: int, piece: Told) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import binascii
 import http.client
+import math
 import re
 import ssl
+import time
 from base64 import b64decode
 from urllib.parse import urlsplit
 
@@ -16,16 +18,20 @@ from lightning_arrcoc.serve.errors import RequestError
 from lightning_arrcoc.serve.settings import MIB, ServerSettings
 
 DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
-FETCH_S = 10.0  # chosen by us, for each wait of a connection
+FETCH_S = 10.0  # chosen by us, for a fetch and for each wait in it
+PIECE = 2**16  # bytes
 
 
-def open_picture(url: str, name: str, settings: ServerSettings) -> Image.Image:
+def open_picture(
+    url: str, name: str, settings: ServerSettings, deadline: float = math.inf
+) -> Image.Image:
     """Decode an image as the data sets do.
 
     Args:
         url: a data URL, or one of https whose host is allowed.
         name: what errors call it.
         settings: with the limits.
+        deadline: by `time.monotonic`, of a fetch.
 
     Raises:
         RequestError: another kind of URL, or an image that is too large, damaged or of another
@@ -34,7 +40,7 @@ def open_picture(url: str, name: str, settings: ServerSettings) -> Image.Image:
     most = int(settings.max_image_mib * MIB)
     head = DATA_URL.match(url)
     if head is None:
-        content = _fetched(url, name, settings, most)
+        content = _fetched(url, name, settings, most, deadline)
     else:
         if (len(url) - head.end()) * 3 // 4 > most + 2:  # of the padding
             raise _too_large(name, settings)
@@ -48,7 +54,7 @@ def open_picture(url: str, name: str, settings: ServerSettings) -> Image.Image:
         raise RequestError(400, str(error), param="messages", code="invalid_image") from error
 
 
-def _fetched(url: str, name: str, settings: ServerSettings, most: int) -> bytes:
+def _fetched(url: str, name: str, settings: ServerSettings, most: int, deadline: float) -> bytes:
     """An image from a host that was allowed. Redirects are not followed: they lead elsewhere."""
     try:
         parts = urlsplit(url)
@@ -64,20 +70,25 @@ def _fetched(url: str, name: str, settings: ServerSettings, most: int) -> bytes:
         )
     if any(ord(letter) <= 32 or ord(letter) > 126 for letter in url):
         raise _bad(name, "has a URL with spaces or foreign letters; encode them.")
+    until = min(deadline, time.monotonic() + FETCH_S)
     line = http.client.HTTPSConnection(host, timeout=FETCH_S, context=ssl.create_default_context())
     try:
         line.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         answer = line.getresponse()
         if answer.status != 200:
             raise _bad(name, f"could not be fetched: {host} answered {answer.status}.")
-        content = answer.read(most + 1)
+        content = bytearray()
+        while len(content) <= most and (piece := answer.read1(min(PIECE, most + 1 - len(content)))):
+            content += piece
+            if time.monotonic() > until:  # a host that sends byte by byte never lets a wait end
+                raise TimeoutError
     except (OSError, http.client.HTTPException) as error:
         raise _bad(name, f"could not be fetched from {host}: {type(error).__name__}.") from error
     finally:
         line.close()
     if len(content) > most:
         raise _too_large(name, settings)
-    return content
+    return bytes(content)
 
 
 def _bad(name: str, what: str) -> RequestError:

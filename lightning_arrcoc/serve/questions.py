@@ -35,6 +35,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
 }
 TYPES = ("str", "int", "float")
 MOST_MESSAGES, MOST_PARTS, MOST_STOPS = 256, 64, 4  # chosen by us; of stops OpenAI takes four
+MOST_VALUES = 20_000  # in all: pydantic makes an error of each that is wrong, and takes its time
 
 
 class _Strict(BaseModel):
@@ -159,6 +160,8 @@ def read_question(body: bytes) -> ChatRequest:
                 code="unsupported_parameter",
             )
     known = {key: value for key, value in found.items() if key not in (*ONLY, *HINTS)}
+    if _has_more_than(MOST_VALUES, known):
+        raise RequestError(400, f"The body has more than {MOST_VALUES} values.")
     try:
         return ChatRequest.model_validate(known)
     except ValidationError as error:
@@ -168,6 +171,19 @@ def read_question(body: bytes) -> ChatRequest:
         where = ".".join(part for part in parts if part not in TYPES and "[" not in part)
         kind = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
         raise RequestError(400, f"{where}: {first['msg']}.", param=where, code=kind) from error
+
+
+def _has_more_than(most: int, value: Any) -> bool:
+    """Whether there are more values in lists and objects, however deep; looks no further then."""
+    waiting, seen = [value], 0
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list):
+            seen += len(one)
+            if seen > most:
+                return True
+            waiting.extend(one.values() if isinstance(one, dict) else one)
+    return False
 
 
 def _same(value: Any, allowed: Any) -> bool:

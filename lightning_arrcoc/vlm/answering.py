@@ -21,6 +21,8 @@ from lightning_arrcoc.vlm.messages import Row, batch_rows
 from lightning_arrcoc.vlm.qwen3_vl import ArrCocQwen3VL
 from lightning_arrcoc.vlm.writing import AnswerWriter, Reason
 
+COLDEST = 1e-5  # temperature: below it numbers overflow, and the likeliest token is certain
+
 
 class Prompt(NamedTuple):
     """What one person asks.
@@ -154,12 +156,13 @@ class _Draw:
     """Draws the next token of one answer."""
 
     def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
-        self._temperature, self._top_p = temperature, top_p
+        self._temperature, self._top_p = max(temperature, COLDEST), top_p
         self._random = torch.Generator()
         self._random.seed() if seed is None else self._random.manual_seed(seed)
 
     def __call__(self, logits_V: Tensor) -> int:
-        likely_V, order_V = (logits_V.cpu() / self._temperature).softmax(-1).sort(descending=True)
+        logits_V = (logits_V - logits_V.max()).cpu() / self._temperature
+        likely_V, order_V = logits_V.softmax(-1).sort(descending=True)
         before_V = likely_V.cumsum(-1) - likely_V
         likely_V[before_V >= self._top_p] = 0  # the first one always stays
         likely_V[0] = likely_V[0].clamp_min(torch.finfo(likely_V.dtype).tiny)

@@ -6,10 +6,12 @@ import logging
 import pickle
 import queue
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("litserve")
 
@@ -105,6 +107,24 @@ def test_one_that_fails_does_not_spoil_the_others(
     }  # fmt: skip
     assert answered == [[1, 13, 3], [1], [13], [3]]
     assert "bad luck" in caplog.text
+
+
+def test_a_batch_that_failed_is_gone_from_memory_before_its_prompts_are_tried_again(
+    run: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def together(_: Any, prompts: Sequence[Prompt], tell: Tell) -> None:
+        cache = torch.zeros(3)
+        alive.append(any(one() is not None for one in held))
+        held.append(weakref.ref(cache))
+        raise torch.OutOfMemoryError(f"{len(cache)} at once")
+
+    monkeypatch.setattr(model_worker, "answer_together", together)
+    monkeypatch.setattr(model_worker.log, "exception", lambda *_: None)  # pytest keeps its records
+    run(job(1), job(2))
+    assert alive == [False, False, False]
 
 
 def test_who_waited_too_long_is_not_answered_any_more(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lightning_arrcoc.serve import pictures
 from lightning_arrcoc.serve.errors import RequestError
 from lightning_arrcoc.serve.pictures import open_picture
 from lightning_arrcoc.serve.settings import ServerSettings
@@ -103,8 +105,9 @@ class Line:
     def getresponse(self) -> Any:
         return self
 
-    def read(self, most: int) -> bytes:
-        return self._content[:most]
+    def read1(self, most: int) -> bytes:
+        piece, self._content = self._content[:most], self._content[most:]
+        return piece
 
     def close(self) -> None:
         self.asked.append("closed")
@@ -150,3 +153,15 @@ def test_redirects_and_what_is_too_large_end_a_fetch(answers: Callable[..., Line
     assert "answered 302" in refused("https://pictures.example.com/", NAMED).message
     answers(200, bytes(20_000))
     assert refused("https://pictures.example.com/", NAMED).status == 413
+
+
+def test_a_host_that_sends_byte_by_byte_holds_nobody_up(
+    answers: Callable[..., Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "PIECE", 1)
+    line = answers(200, png(8, 8))
+    with pytest.raises(RequestError, match="TimeoutError"):
+        open_picture("https://pictures.example.com/", "image 1", NAMED, time.monotonic() - 1)
+    assert line.asked[-1] == "closed"
+    monkeypatch.setattr(pictures, "FETCH_S", 0.0)
+    assert "TimeoutError" in refused("https://pictures.example.com/", NAMED).message

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_arrcoc.serve.errors import RequestError
-from lightning_arrcoc.serve.questions import HINTS, ONLY, read_question
+from lightning_arrcoc.serve.questions import HINTS, MOST_VALUES, ONLY, read_question
 
 ASKED = [{"role": "user", "content": "Hello"}]
 
@@ -78,6 +78,15 @@ def test_what_cannot_be_done_is_named(fields: dict[str, Any], param: str, code: 
 def test_what_is_no_object_in_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="The body is"):
         read_question(body)
+
+
+def test_a_body_full_of_mistakes_is_not_looked_through() -> None:
+    many = {f"x{number}": 0 for number in range(MOST_VALUES)}
+    for fields in (many, {"arr_coc": many}, {"messages": [{"role": "user", "content": [many]}]}):
+        with pytest.raises(RequestError, match=f"more than {MOST_VALUES} values"):
+            read_question(orjson.dumps({"messages": ASKED, "seed": 1, **fields}))
+    with pytest.raises(RequestError, match="x0: Extra inputs"):
+        read_question(orjson.dumps({"messages": ASKED, "x0": 0, "metadata": many}))
 
 
 words = st.sampled_from(["", "user", "role", "content", "text", "type", "\x00", "budget", "\u00e9"])

@@ -113,6 +113,8 @@ def test_tokens_are_drawn_by_their_probabilities_among_the_likeliest() -> None:
     narrow = _Draw(1.0, 0.7, seed=0)
     assert {narrow(logits) for _ in range(200)} == {0, 1}
     assert {_Draw(1.0, 1e-9, seed=0)(logits) for _ in range(5)} == {0}
+    for coldest in (1e-9, 1e-40, 5e-324):
+        assert _Draw(coldest, 1.0, seed=0)(100 * logits) == 0
 
 
 def test_a_budget_beyond_the_cells_fails_the_batch(model: ArrCocQwen3VL) -> None:
