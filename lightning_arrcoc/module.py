@@ -91,7 +91,7 @@ class ArrCocModule(pl.LightningModule):
         *,
         trains: Literal["arr_coc", "backbone"] = "arr_coc",
         objective: Objective | None = None,
-        learning_rate: float = 5e-3,
+        learning_rate: float = 3e-3,
         lora_learning_rate: float = 2e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.03,

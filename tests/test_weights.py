@@ -77,7 +77,7 @@ def test_adapters_learn_beside_arr_coc_and_the_base_stays(
         assert sum(not torch.equal(value, old[name]) for name, value in part.items()) > 10
     assert all(torch.equal(value, base[n]) for n, value in base_parameters(backbone).items())
     groups = run.optimizers[0].param_groups
-    assert [group["initial_lr"] for group in groups] == [5e-3, 5e-3, 1e-2]
+    assert [group["initial_lr"] for group in groups] == [3e-3, 3e-3, 1e-2]
 
 
 @pytest.mark.filterwarnings("ignore:You defined a .validation_step:UserWarning")

@@ -180,7 +180,7 @@ def test_checkpoints_are_compared_with_what_is_free(
         ((), [1, 1]),
         (("callbacks=none",), []),
         (("callbacks.checkpoint.save_top_k=3", "callbacks.checkpoint.save_last=true"), [4, 1]),
-        (("callbacks.latest.save_top_k=-1",), [1, 6]),  # every 50 of 300 steps
+        (("callbacks.latest.save_top_k=-1",), [1, 8]),  # every 50 of 400 steps
         (("callbacks.checkpoint.save_top_k=-1",), [None, 1]),
         (("callbacks.latest.periodic_every_n_steps=100",), [1, 4]),
         (
