@@ -182,7 +182,7 @@ def test_checkpoints_are_compared_with_what_is_free(
         (("callbacks.checkpoint.save_top_k=3", "callbacks.checkpoint.save_last=true"), [4, 1]),
         (("callbacks.latest.save_top_k=-1",), [1, 8]),  # every 50 of 400 steps
         (("callbacks.checkpoint.save_top_k=-1",), [None, 1]),
-        (("callbacks.latest.periodic_every_n_steps=100",), [1, 4]),
+        (("callbacks.latest.periodic_every_n_steps=100",), [1, 5]),
         (
             ("callbacks.latest.periodic_every_n_steps=10", "callbacks.latest.keep_periodic=5"),
             [1, 6],
