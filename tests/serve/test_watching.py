@@ -23,7 +23,15 @@ from lightning_arrcoc.serve.command import _stopped_by_signals  # noqa: E402
 from lightning_arrcoc.serve.lifeline import Lifeline  # noqa: E402
 from lightning_arrcoc.serve.watching import Watcher  # noqa: E402
 
-from .running import KEY, PATIENCE_S, PROGRAM, Served, save_untrained, started  # noqa: E402
+from .running import (  # noqa: E402
+    KEY,
+    PATIENCE_S,
+    PROGRAM,
+    Served,
+    free_port,
+    save_untrained,
+    started,
+)
 
 DIES = "import os\nif __name__ == '__mp_main__':\n    os.kill(os.getpid(), 9)\n"  # when spawned
 
@@ -104,8 +112,8 @@ def test_a_model_that_is_killed_while_it_is_loaded_ends_the_command(
 ) -> None:
     save_untrained(tmp_path / "one.ckpt", backbone_folder)
     (tmp_path / "program.py").write_text(DIES + PROGRAM)
-    words = ["serve", "ckpt=one.ckpt", f"model.backbone={backbone_folder}"]
-    left = run_program(tmp_path / "program.py", *words, patience_s=60)
+    words = ["ckpt=one.ckpt", f"model.backbone={backbone_folder}", f"server.port={free_port()}"]
+    left = run_program(tmp_path / "program.py", "serve", *words, patience_s=60)
     assert left.returncode == 2
     (line,) = [line for line in left.stderr.splitlines() if line.startswith("error:")]
     assert "the model could not be loaded: its process ended (killed by signal 9" in line
