@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lightning_arrcoc.named_checkpoint import trained_source
+from lightning_arrcoc.serve.lifeline import Lifeline
 from lightning_arrcoc.serve.settings import KEY_VARIABLE, ServerSettings, read_api_key
 from lightning_arrcoc.targets import build
 from lightning_arrcoc.trained import load_trained, options_of
@@ -26,6 +27,9 @@ from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.chat import ChatProcessor
 from lightning_arrcoc.vlm.loading import locate, most_positions
 from lightning_arrcoc.vlm.saved_folder import SELF, read_settings
+
+if TYPE_CHECKING:
+    from lightning_arrcoc.serve.watching import WatchedServer
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as those of the other commands
 
@@ -108,23 +112,25 @@ def run_server(
         settings: limits, and where to listen.
 
     Returns:
-        130 after SIGINT, 143 after SIGTERM, 1 where it came to an end by itself.
+        130 after SIGINT, 143 after SIGTERM, 1 where a process died that it cannot do without.
 
     Raises:
         ValueError: the model could not be loaded, or the port is taken.
         OSError: the file with the key cannot be read.
     """
+    from lightning_arrcoc.serve.watching import Watcher
+
     key = read_api_key(settings)
     check_port(settings)
-    failures, failed = multiprocessing.Pipe(duplex=False)
-    server = make_server(load, processor, positions, settings, key, failed.send)
+    lifeline = Lifeline()
+    server = make_server(load, processor, positions, settings, key, lifeline)
+    watcher = Watcher(server, lifeline)
     print(f"serving {settings.name} on {_address(settings)}/v1 as soon as the model is loaded")
     if key is None and settings.host != "127.0.0.1":
         print(f"note: whoever reaches this machine may ask; set {KEY_VARIABLE}", file=sys.stderr)
     sys.stdout.flush()
-    told: list[int] = []
     try:
-        with _stopped_by_signals(told):
+        with _stopped_by_signals(server.told), watcher:
             server.run(
                 host=settings.host,
                 port=settings.port,
@@ -137,14 +143,17 @@ def run_server(
     except KeyboardInterrupt:  # before it served, or a second time
         pass
     except (RuntimeError, EOFError, OSError) as error:
-        if failures.poll():
-            raise ValueError(f"The model could not be loaded: {failures.recv()}") from error
         print(f"error: the server came to an end: {error!r}", file=sys.stderr)
         return 1
     finally:
         for child in multiprocessing.active_children():
             child.kill()
-    return EXIT_CODES[signal.Signals(told[0])] if told else 1
+    if watcher.verdict is not None:
+        if not watcher.has_served:
+            raise ValueError(watcher.verdict)
+        print(f"error: {watcher.verdict}", file=sys.stderr)
+        return 1
+    return EXIT_CODES[signal.Signals(server.told[0])] if server.told else 1
 
 
 def make_server(
@@ -153,23 +162,23 @@ def make_server(
     positions: int,
     settings: ServerSettings,
     key: str | None,
-    failed: Callable[[str], None],
-) -> Any:
+    lifeline: Lifeline,
+) -> WatchedServer:
     """LitServe with our endpoints; as for `run_server`."""
-    from litserve import LitServer
     from starlette.exceptions import HTTPException
 
     from lightning_arrcoc.serve.access import LOOPBACK, Access
     from lightning_arrcoc.serve.door import Door
     from lightning_arrcoc.serve.endpoints import ChatSpec
     from lightning_arrcoc.serve.model_worker import ChatApi
+    from lightning_arrcoc.serve.watching import WatchedServer
 
-    spec = ChatSpec(Door(processor, settings, positions), settings)
+    spec = ChatSpec(Door(processor, settings, positions), settings, lifeline)
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    server = LitServer(
-        ChatApi(load, settings, spec, failed),
+    server = WatchedServer(
+        ChatApi(load, settings, spec, lifeline),
         accelerator=device,
         devices=1,
         timeout=settings.timeout_s,

@@ -18,6 +18,7 @@ from lightning_arrcoc.serve.admission import Admission
 from lightning_arrcoc.serve.body import read_body
 from lightning_arrcoc.serve.door import Door
 from lightning_arrcoc.serve.errors import RequestError
+from lightning_arrcoc.serve.lifeline import Lifeline
 from lightning_arrcoc.serve.metrics import ServerMetrics
 from lightning_arrcoc.serve.questions import ChatRequest, read_question
 from lightning_arrcoc.serve.replies import Reply, Usage
@@ -26,6 +27,7 @@ from lightning_arrcoc.serve.wire import Job, Told
 
 DECODERS = 2  # threads that open images; chosen by us: more would hold more of them in memory
 PATIENCE_S = 60.0  # how long a place is kept for an answer that is late, as the model works on it
+LOOK_S = 0.2  # how often an answer's model is seen to be alive
 CLOSED = 499  # what is counted where the client was gone before its answer
 
 
@@ -39,12 +41,13 @@ class ChatSpec(LitSpec):
     Args:
         door: makes prompts of requests.
         settings: of the server.
+        lifeline: tells when the model's process has died.
     """
 
-    def __init__(self, door: Door, settings: ServerSettings) -> None:
+    def __init__(self, door: Door, settings: ServerSettings, lifeline: Lifeline) -> None:
         super().__init__()
         self.api_path = "/v1/chat/completions"
-        self._door, self._settings = door, settings
+        self._door, self._settings, self._lifeline = door, settings, lifeline
         self._admission = Admission(settings.max_queue, settings.max_batch)
         self._metrics = ServerMetrics(lambda: self._admission.inside)
         self._threads = ThreadPoolExecutor(DECODERS)
@@ -139,6 +142,7 @@ class ChatSpec(LitSpec):
 
     async def _pump(self, job: Job, pieces: asyncio.Queue[Told], began: float) -> None:
         """Bring pieces from the model, whether somebody still waits for them or not."""
+        since = time.monotonic()
         uid = f"{id(job)}-{time.monotonic_ns()}"
         waiting: deque[Any] = deque()
         item = ResponseBufferItem(event=asyncio.Event(), response_queue=waiting)
@@ -148,7 +152,7 @@ class ChatSpec(LitSpec):
         async def brought() -> None:
             nonlocal took_s
             put = self.request_queue.put
-            ticket = (self.response_queue_id, uid, began, job)
+            ticket = (self.response_queue_id, uid, since, job)
             await asyncio.get_running_loop().run_in_executor(self._threads, put, ticket)
             async for piece, _ in self.data_streamer(waiting, item.event, send_status=True):
                 pieces.put_nowait(piece)
@@ -158,11 +162,16 @@ class ChatSpec(LitSpec):
                         self._metrics.used(Usage.of(job, piece))
                     return
 
+        bringing = asyncio.ensure_future(brought())
+        latest = job.prompt.deadline + PATIENCE_S
         try:
-            await _in_time(brought(), job.prompt.deadline + PATIENCE_S)
-        except RequestError:
-            pass  # whoever waited was told at the deadline
+            while time.monotonic() < latest and not self._lifeline.is_cut(since):
+                if (await asyncio.wait([bringing], timeout=LOOK_S))[0]:
+                    break
         finally:
+            bringing.cancel()
+            if took_s is None:  # nobody waits any more where it is late
+                pieces.put_nowait(Told("", "error"))
             self.response_buffer.pop(uid, None)
             self._admission.leave(took_s)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,13 +17,14 @@ from litserve.loops import LitLoop
 from litserve.utils import LitAPIStatus, LoopResponseType
 
 from lightning_arrcoc.memory.malloc import keep_freed_memory
+from lightning_arrcoc.serve.lifeline import Lifeline
 from lightning_arrcoc.serve.settings import ServerSettings
 from lightning_arrcoc.serve.wire import Job, Told, told
 from lightning_arrcoc.vlm import ArrCocQwen3VL
 from lightning_arrcoc.vlm.answering import Piece, answer_together
 from lightning_arrcoc.vlm.loading import hide_progress_bars
 
-IDLE_S = 1.0  # how long a wait for the first of a batch lasts before it is begun again
+IDLE_S = 0.5  # how long a wait for the first of a batch lasts before it is begun again
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class ChatApi(LitAPI):
         load: makes the model, in the process that will have it.
         settings: of the server.
         spec: its endpoints.
-        failed: takes what went wrong while loading.
+        lifeline: is told that the model is loaded, or what went wrong.
     """
 
     def __init__(
@@ -41,23 +43,22 @@ class ChatApi(LitAPI):
         load: Callable[[], ArrCocQwen3VL],
         settings: ServerSettings,
         spec: Any,
-        failed: Callable[[str], None],
+        lifeline: Lifeline,
     ) -> None:
         super().__init__(max_batch_size=settings.max_batch, spec=spec, loop=BatchLoop(settings))
-        self._load, self._failed = load, failed
+        self._load, self.lifeline = load, lifeline
         self.model: ArrCocQwen3VL | None = None
 
     def setup(self, device: str) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C lets running answers end
-        keep_freed_memory()
-        hide_progress_bars()
         try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C lets running answers end
+            keep_freed_memory()
+            hide_progress_bars()
             self.model = self._load().to(torch.device(device)).eval()
         except Exception as error:
-            self._failed(f"{type(error).__name__}: {error}")
-            logging.getLogger("litserve").disabled = True  # it would show a traceback as well
-            logging.getLogger("litserve.loops.loops").disabled = True
-            raise
+            self.lifeline.report(f"{type(error).__name__}: {error}")
+            sys.exit(1)  # of any other exception LitServe would show a traceback as well
+        self.lifeline.report()
 
     def authorize(self) -> None:
         """LitServe's own check of a key is left out: `Access` has done it."""
@@ -127,22 +128,26 @@ class BatchLoop(LitLoop):
         assert isinstance(lit_api, ChatApi)
 
         def tell(number: int, piece: Told) -> None:
-            consumer, uid, _ = waiting[number]
+            consumer, uid, _, _ = waiting[number]
             self.put_response(
                 transport, consumer, uid, piece, LitAPIStatus.OK, LoopResponseType.STREAMING
             )
 
         now = time.monotonic()
-        fresh = [n for n, (_, _, job) in enumerate(waiting) if now <= job.prompt.deadline]
+        fresh = [
+            number
+            for number, (_, _, since, job) in enumerate(waiting)
+            if now <= job.prompt.deadline and not lit_api.lifeline.is_cut(since)
+        ]
         for number in set(range(len(waiting))) - set(fresh):
             tell(number, Told("", "timeout"))
         if fresh:
-            jobs = [waiting[number][2] for number in fresh]
+            jobs = [waiting[number][3] for number in fresh]
             lit_api.answer(jobs, lambda place, piece: tell(fresh[place], piece))
 
-    def _gather(self, request_queue: Any) -> list[tuple[int, str, Job]]:
+    def _gather(self, request_queue: Any) -> list[tuple[int, str, float, Job]]:
         """The first job that comes, and those that come within the wait behind it."""
-        found: list[tuple[int, str, Job]] = []
+        found: list[tuple[int, str, float, Job]] = []
         until = time.monotonic() + IDLE_S
         while len(found) < self._most:
             try:
@@ -150,8 +155,7 @@ class BatchLoop(LitLoop):
                 item = request_queue.get(timeout=left) if left > 0 else request_queue.get_nowait()
             except Empty:
                 break
-            consumer, uid, _, job = item
             if not found:
                 until = time.monotonic() + self._wait_s
-            found.append((consumer, uid, job))
+            found.append(item)
         return found

@@ -53,14 +53,18 @@ def save_untrained(path: Path, backbone: Path) -> None:
     write_checkpoint(content, path)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def started(folder: Path, backbone_folder: Path) -> Iterator[Served]:
     """Random weights hardly ever end an answer, so that there is one to be in the middle of."""
     save_untrained(folder / "one.ckpt", backbone_folder)
     (folder / "program.py").write_text(PROGRAM)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["serve", "ckpt=one.ckpt", f"model.backbone={backbone_folder}",
              f"server.port={port}", *(f"server.{limit}" for limit in LIMITS)]  # fmt: skip
     given = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import pickle
 import queue
 import time
@@ -16,6 +16,7 @@ import torch
 pytest.importorskip("litserve")
 
 from lightning_arrcoc.serve import model_worker
+from lightning_arrcoc.serve.lifeline import Lifeline
 from lightning_arrcoc.serve.model_worker import BatchLoop, ChatApi
 from lightning_arrcoc.serve.settings import ServerSettings
 from lightning_arrcoc.serve.wire import Job, Told
@@ -50,7 +51,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 @pytest.fixture
 def api() -> ChatApi:
-    made = ChatApi(lambda: None, SETTINGS, None, print)  # type: ignore[arg-type,return-value]
+    made = ChatApi(lambda: None, SETTINGS, None, Lifeline())  # type: ignore[arg-type,return-value]
     made.model = object()  # type: ignore[assignment]
     return made
 
@@ -138,6 +139,14 @@ def test_who_waited_too_long_is_not_answered_any_more(
     ]
 
 
+def test_who_asked_a_process_that_is_dead_is_not_answered_by_the_next(
+    run: Callable[..., Transport], answered: list[list[int]], api: ChatApi
+) -> None:
+    api.lifeline.cut()
+    assert [piece.reason for *_, piece in run(job(1)).sent] == ["timeout"]
+    assert answered == []
+
+
 def test_an_empty_queue_is_waited_for_without_asking_again_and_again(
     run: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,13 +157,12 @@ def test_an_empty_queue_is_waited_for_without_asking_again_and_again(
 def test_a_model_that_cannot_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_worker.signal, "signal", lambda *_: None)
     monkeypatch.setattr(model_worker, "keep_freed_memory", lambda: True)
-    for name in ("litserve", "litserve.loops.loops"):
-        monkeypatch.setattr(logging.getLogger(name), "disabled", False)  # put back afterwards
-    said: list[str] = []
+    lifeline = Lifeline()
 
     def load() -> Any:
         raise ValueError("another backbone")
 
-    with pytest.raises(ValueError, match="another"):
-        ChatApi(load, SETTINGS, None, said.append).setup("cpu")
-    assert said == ["ValueError: another backbone"]
+    with pytest.raises(SystemExit) as left:
+        ChatApi(load, SETTINGS, None, lifeline).setup("cpu")
+    assert left.value.code == 1
+    assert list(lifeline.reports()) == [(os.getpid(), "ValueError: another backbone")]
