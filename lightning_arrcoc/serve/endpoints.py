@@ -51,6 +51,7 @@ class ChatSpec(LitSpec):
         self._admission = Admission(settings.max_queue, settings.max_batch)
         self._metrics = ServerMetrics(lambda: self._admission.inside)
         self._threads = ThreadPoolExecutor(DECODERS)
+        self._handing = ThreadPoolExecutor(1)  # to the model, whatever pictures take
         self._pumps: set[asyncio.Task[None]] = set()
         self._since = int(time.time())
 
@@ -153,7 +154,7 @@ class ChatSpec(LitSpec):
             nonlocal took_s
             put = self.request_queue.put
             ticket = (self.response_queue_id, uid, since, job)
-            await asyncio.get_running_loop().run_in_executor(self._threads, put, ticket)
+            await asyncio.get_running_loop().run_in_executor(self._handing, put, ticket)
             async for piece, _ in self.data_streamer(waiting, item.event, send_status=True):
                 pieces.put_nowait(piece)
                 if piece.reason is not None:
