@@ -120,8 +120,8 @@ def write_folder(
     """
     if is_quantized(model.backbone):
         raise ValueError(
-            "The backbone's weights are quantized, which no folder holds: it says how to quantize "
-            "those it names. Export from the checkpoint that this model was made from."
+            "The backbone's weights are quantized and cannot be saved. Export from the checkpoint "
+            "that this model was made from."
         )
     if model.processor is None:
         raise ValueError("The model has no processor to save; load it with from_pretrained.")
