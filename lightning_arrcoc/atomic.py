@@ -73,7 +73,8 @@ def replacing_folder(path: str | Path, *, replace: bool = False) -> Iterator[Pat
     """A new folder beside `path` that takes its name when the block ends, or vanishes.
 
     Every file in it is on disk before. Where one is replaced, there is a moment between two renames
-    in which a power cut leaves both folders beside each other, and neither under the name.
+    in which a power cut leaves both folders beside each other, and neither under the name. Whoever
+    has mapped or opened files of the old one keeps them (Windows refuses the rename instead).
 
     Args:
         path: where it goes; missing folders above it are made.
@@ -102,14 +103,11 @@ def replacing_folder(path: str | Path, *, replace: bool = False) -> Iterator[Pat
         _sync_tree(new)
         if os.path.lexists(target):
             target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        new.rename(target)
         sync_folder(target.parent)
     finally:
+        if os.path.lexists(old) and not os.path.lexists(target):  # also where Ctrl-C came between
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

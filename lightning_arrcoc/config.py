@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_arrcoc.free_text import is_quoted, quoted
 from lightning_arrcoc.loggers.redaction import Redactor
 from lightning_arrcoc.targets import (
     ALLOW_VARIABLE,
@@ -221,14 +222,10 @@ def _quoted(word: str) -> str:
     """A word whose value is free text, quoted for Hydra's grammar where it needs to be."""
     key, equals, value = word.partition("=")
     bare = key.lstrip("+")
-    done = value[:1] in "'\"" and len(value) > 1 and value[-1] == value[0]
     plain = PLAIN_WORD.fullmatch(value) or value in ("", "null")
-    if not equals or bare not in FREE_TEXT or done or plain:
+    if not equals or bare not in FREE_TEXT or plain or is_quoted(value):
         return word
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    escaped = escaped.replace("${", "\\${")
-    return f"{key}='{escaped}'"
+    return f"{key}={quoted(value)}"
 
 
 def _refuse_unknown_flags(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning_arrcoc.callbacks.checkpointing.last_verified import find_last_verified
 from lightning_arrcoc.callbacks.checkpointing.resuming import LAST_VERIFIED
 from lightning_arrcoc.plugins.verifying import verify
-from lightning_arrcoc.vlm.saved_folder import CONFIG as SAVED
+from lightning_arrcoc.vlm.exported_files import CONFIG as SAVED
 
 MEASURED = {"state_dict", "pytorch-lightning_version"}  # keys of a checkpoint
 RESUMED = MEASURED | {"optimizer_states", "lr_schedulers", "loops"}

@@ -53,17 +53,20 @@ def options_of(
         config: with a node `model`.
         overrides: the words of the command line.
         checkpoint: a file, or a saved folder, which has a backbone, `select` and `budget` of its
-            own: the last two count unless they are on the command line.
+            own: the last two count unless they are on the command line. None: nothing trained is
+            there, and the network is the usual one.
 
     Raises:
-        ValueError: the words set what the checkpoint decides.
+        ValueError: the words set what the checkpoint decides, or a network where there is none.
     """
     named = {word.lstrip("+~").partition("=")[0].replace("/", "."): word for word in overrides}
     folder = checkpoint is not None and Path(checkpoint).is_dir()
     decided = [f"model.{part}" for part in (*FROM_CHECKPOINT, *(["backbone"] if folder else []))]
     for key, word in named.items():
-        if checkpoint is not None and key.startswith(tuple(decided)):
-            raise ValueError(f"{word}: this is read off {checkpoint!r}; leave it out.")
+        if key.startswith(tuple(decided)):
+            here = "there is no trained network that it says anything of"
+            why = here if checkpoint is None else f"this is read off {checkpoint!r}"
+            raise ValueError(f"{word}: {why}; leave it out.")
     options = {key: config.model[key] for key in OF_BACKBONE}
     if folder:
         options |= {key: None for key in ("select", "budget") if f"model.{key}" not in named}

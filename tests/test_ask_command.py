@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 
 from lightning_arrcoc import ArrCocModule, ArrCocQwen3VL, cli
 from lightning_arrcoc.ask_words import named_words
+from lightning_arrcoc.config import check_overrides, config_dir
 from lightning_arrcoc.objectives import HardChoice
 from lightning_arrcoc.plugins.checkpoint_file import write_checkpoint
 from lightning_arrcoc.plugins.manifest import STAMPS
@@ -106,6 +112,7 @@ def test_a_checkpoint_may_be_named_and_so_may_an_exported_folder(
     model.budget = 0.1
     assert "6 of 16 visual tokens" in ask(*ASKED, "ckpt=six")[2]
     assert "4 of 16 visual tokens" in ask(*ASKED, "ckpt=six", "model.budget=4")[2]
+    assert ask(*ASKED, "ckpt=six", "model.dtype=bfloat16")[0] == 0
     code, _, err = ask(*ASKED, "ckpt=six", "model.backbone=elsewhere")
     assert (code, "this is read off 'six'" in err) == (2, True)
     code, _, err = ask(*ASKED, "ckpt=x/one.ckpt", "model.arr_coc.query_blind=true")
@@ -126,6 +133,9 @@ def test_a_checkpoint_may_be_named_and_so_may_an_exported_folder(
         (("picture.png", "What?", "max_new_tokens=0"), "expected 1 or more"),
         (("picture.png", "What?", "bugdet=3"), "Did you mean 'budget'?"),
         (("picture.png", "What?", "-m"), "one question"),
+        (("picture.png", "What?", "--cgf"), "Unknown flag '--cgf'"),
+        (("picture.png", "What?", "model.arr_coc.texture.channels=[red]"), "no trained network"),
+        (("picture.png", "What?", "model/lora=default", "budget=3"), "no trained network"),
     ],
 )
 def test_wrong_words_are_one_line(
@@ -148,15 +158,55 @@ def test_a_checkpoint_of_another_backbone_or_architecture_is_refused(
     assert (code, "holds no weights of ARR-COC" in err) == (2, True)
 
 
-def test_words_become_overrides_whatever_stands_in_them() -> None:
+def asked(*words: str) -> tuple[str, str]:
+    """The picture and the question that reach the command."""
+    chosen = [word for word in named_words(list(words)) if "=" in word]
+    overrides = OverridesParser.create().parse_overrides(chosen)
+    config = OmegaConf.create({str(one.key_or_group): one.value() for one in overrides})
+    return config.image, config.question
 
-    assert named_words(["p.png", "2+2=4?"]) == ["image=p.png", "question=2+2=4?"]
-    assert named_words(["budget=3", "p.png", "Why, then?"]) == [
-        "image=p.png", "question=Why, then?", "budget=3",
-    ]  # fmt: skip
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"Red" or "green"', "'Red' or 'green'", '"Red"', "a=b?", "a=b.png", "-3 + 5?", "--x", "~5?",
+        "null", "true", "42", "2+2=4?", "colour=red?", "+1=?", "${oc.env:HOME}", "back\\\n",
+    ],
+)  # fmt: skip
+def test_picture_and_question_are_taken_as_they_are(text: str) -> None:
+    assert asked("p.png", text) == ("p.png", text)
+    assert asked("budget=3", text, "Why, then?", "--cfg", "job") == (text, "Why, then?")
+
+
+def is_text(text: str) -> bool:
+    """Neither a word that sets or switches something, nor OmegaConf's for a missing value."""
+    return named_words([text] * 2) != [text] * 2 and text not in ("???", "-m", "--multirun")
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(st.sampled_from("\\'\"${}?=,~+- a\n"), min_size=1, max_size=9).filter(is_text))
+def test_any_letters_survive(text: str) -> None:
+    assert asked("p.png", text) == ("p.png", text)
+
+
+def test_words_that_set_something_and_flags_are_no_picture_or_question() -> None:
+    two, named = ["p.png", "x"], ["image='p.png'", "question='x'"]
+    for more in (["--cfg", "job"], ["budget=3"], ["hydra.verbose=true"], ["+model.new=1"]):
+        assert named_words([*two, *more]) == named_words([*more, *two]) == [*named, *more]
     assert named_words(["image=p.png", "question=x"]) == ["image=p.png", "question=x"]
     assert named_words(["--help"]) == ["--help"]
 
 
 def test_two_equal_words_are_two() -> None:
-    assert named_words(["a", "a"]) == ["image=a", "question=a"]
+    assert named_words(["a", "a"]) == ["image='a'", "question='a'"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("p.png", '"Red" or "${green}"\\'), ("image=p.png", 'question="Red" or "${green}"\\')],
+)
+def test_what_is_asked_is_the_same_behind_the_check(words: tuple[str, ...]) -> None:
+    found = check_overrides("ask", named_words(list(words)))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("ask", found)
+    assert (config.image, config.question) == ("p.png", '"Red" or "${green}"\\')

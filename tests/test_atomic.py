@@ -163,8 +163,9 @@ def test_an_existing_folder_stays_unless_it_is_to_be_replaced(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
+@pytest.mark.parametrize("stopped", [OSError("no more names"), KeyboardInterrupt("no more names")])
 def test_a_folder_comes_back_when_the_new_one_cannot_take_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "it"
     with replacing_folder(target) as new:
@@ -173,11 +174,14 @@ def test_a_folder_comes_back_when_the_new_one_cannot_take_its_name(
 
     def refused(path: Path, to: Path) -> Path:
         if path.name == "new":
-            raise OSError("no more names")
+            raise stopped
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(OSError, match="no more names"), replacing_folder(target, replace=True):
+    with (
+        pytest.raises(type(stopped), match="no more names"),
+        replacing_folder(target, replace=True),
+    ):
         pass
     assert [path.name for path in target.iterdir()] == ["old"]
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_arrcoc.config import check_overrides, config_dir
+from lightning_arrcoc.free_text import is_quoted
 from lightning_arrcoc.targets import ALLOW_VARIABLE, build, check_config, target_signature
 
 OUTSIDE = [
@@ -200,9 +201,9 @@ def test_a_value_of_the_right_type_passes_as_it_is(override: str) -> None:
     assert check_overrides("fit", [override]) == [override]
 
 
-# What stands in quotes is taken as quoted already; null is nothing.
+# What stands in quotes is taken as quoted already; null is nothing, and ??? is a missing value.
 written = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
-    lambda text: text != "null" and not (text[0] == text[-1] and text[0] in "'\"")
+    lambda text: text not in ("null", "???") and not is_quoted(text)
 )
 
 
@@ -225,6 +226,7 @@ def test_free_text_arrives_as_it_was_typed(text: str) -> None:
         "What's red, and where?",
         "Is it (really) 5 = five? [a, b] {c: d}",
         "back\\slash\\",
+        '"Red" or "green"',
         "it's \\' odd",
         "Größe/café_naïve.png",
         "a~b",

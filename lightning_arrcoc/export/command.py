@@ -17,7 +17,7 @@ from lightning_arrcoc.export.selector import Checked, SelectorProgram, described
 from lightning_arrcoc.named_checkpoint import trained_source
 from lightning_arrcoc.trained import load_trained, options_of
 from lightning_arrcoc.vlm import ArrCocQwen3VL
-from lightning_arrcoc.vlm.saved_folder import CONFIG, is_ours
+from lightning_arrcoc.vlm.exported_files import CONFIG, is_ours
 
 FOLDER = "outputs/export"
 MERGE = "merge_lora"  # of format=hf alone

@@ -20,7 +20,8 @@ def export_hf(
     numbers = measured(checkpoint) if checkpoint.is_file() else None
     write_folder(model, folder, merge_lora=merge_lora, measured=numbers)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    kept = "the backbone with adapters merged in" if merge_lora else "its backbone by name alone"
+    own = merge_lora or model.owns_backbone
+    kept = "the backbone with adapters merged in" if own else "its backbone by name alone"
     return [
         f"{size / 2**20:.1f} MiB: ARR-COC, processor, model card, and {kept}.",
         "The card tells what the run's files say was measured."

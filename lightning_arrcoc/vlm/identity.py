@@ -18,13 +18,16 @@ SAMPLED_VALUES = 64  # of each parameter; enough to tell two trainings of one ar
 
 
 def backbone_identity(backbone: Qwen3VLForConditionalGeneration) -> dict[str, str | int]:
-    """Architecture and a fingerprint of the weights, as plain values.
+    """As `present_identity`, or as it was remembered."""
+    return _REMEMBERED.get(backbone) or present_identity(backbone)
+
+
+def present_identity(backbone: Qwen3VLForConditionalGeneration) -> dict[str, str | int]:
+    """Architecture and a fingerprint of the weights as they are now, as plain values.
 
     The fingerprint is a sha256 over every parameter's name, shape and first values in fp32;
     adapters inside the backbone are none of its own.
     """
-    if backbone in _REMEMBERED:
-        return _REMEMBERED[backbone]
     config = backbone.config
     digest = hashlib.sha256()
     for name, parameter in sorted(base_parameters(backbone).items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,20 @@ def base_alone(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
             value.requires_grad_(learning[name])  # peft switches these as well
 
 
+@contextmanager
+def without_lora(backbone: Qwen3VLForConditionalGeneration) -> Iterator[None]:
+    """Within it the backbone is the stock model, also when it is saved: adapters are taken out."""
+    if not has_lora(backbone):
+        yield
+        return
+    adapters = Adapters(backbone)
+    adapters.take_out()
+    try:
+        yield
+    finally:
+        adapters.put_in()
+
+
 class Adapters:
     """Adapters that can be taken out of their backbone, which then is the stock model again.
 
@@ -161,7 +176,10 @@ def save_lora(backbone: Qwen3VLForConditionalGeneration, folder: str | Path) -> 
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(weights, Path(folder) / ADAPTER_FILE, {"format": "pt"})
-    backbone.peft_config[ADAPTER].save_pretrained(folder)
+    settings = copy.copy(backbone.peft_config[ADAPTER])
+    if Path(str(settings.base_model_name_or_path)).is_dir():
+        settings.base_model_name_or_path = None  # where it lay says nothing elsewhere
+    settings.save_pretrained(folder)
 
 
 def load_lora(backbone: Qwen3VLForConditionalGeneration, path: Path) -> None:

@@ -24,7 +24,14 @@ Select = Literal["before_vision", "after_vision"]
 
 
 class Pretrained(nn.Module):
-    """What a model on a backbone can do beside answering: be loaded, saved and shared."""
+    """What a model on a backbone can do beside answering: be loaded, saved and shared.
+
+    Attributes:
+        owns_backbone: it came from a folder that holds the backbone as well; so does every folder
+            that it is saved to.
+    """
+
+    owns_backbone = False
 
     @classmethod
     def from_pretrained(
@@ -134,18 +141,21 @@ class Pretrained(nn.Module):
     ) -> None:
         """Write a folder that `from_pretrained` reads, whole or not at all.
 
-        It names the backbone and does not hold it, unless adapters are merged into that.
+        It names the backbone and does not hold it, unless adapters are merged into that now or were
+        before this model was loaded.
 
         Args:
             folder: where to.
             merge_lora: put the adapters' effect into the backbone's own weights and save these;
                 else adapters are saved as peft does.
-            overwrite: replace a folder that was written so before.
+            overwrite: replace a folder that was written so before, also the one that this model
+                was loaded from.
             measured: Markdown for the model card; None: it says that nothing was measured.
 
         Raises:
             FileExistsError: the folder exists.
-            ValueError: no processor, parts that are not ours, or no adapters to merge.
+            ValueError: no processor, a quantized backbone, parts that are not ours, no adapters to
+                merge, or a folder to replace that holds files which no export writes.
         """
         model: Any = self
         save_folder(model, folder, merge_lora=merge_lora, overwrite=overwrite, measured=measured)

@@ -12,6 +12,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 Bits = Literal["int8", "int4"]
 GROUP = 32  # weights that share a scale in int4; Chosen by us: torchao's least, the most exact
+FLATTEN = "__tensor_flatten__"  # what torch asks a tensor that is made of several
 
 
 def quantize_language_model(backbone: Qwen3VLForConditionalGeneration, bits: Bits) -> None:
@@ -51,6 +52,11 @@ def quantize_language_model(backbone: Qwen3VLForConditionalGeneration, bits: Bit
     quantize_(backbone.model.language_model, config)
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether any parameter is one of torchao's, which are made of several tensors."""
+    return any(hasattr(parameter, FLATTEN) for parameter in module.parameters())
+
+
 def bytes_of(module: nn.Module) -> int:
     """What a module's parameters take, quantized ones included."""
     return sum(_bytes(parameter) for parameter in module.parameters())
@@ -58,7 +64,7 @@ def bytes_of(module: nn.Module) -> int:
 
 def _bytes(parameter: Any) -> int:
     """Of a tensor, or of those that one of torchao's is made of."""
-    if not hasattr(parameter, "__tensor_flatten__"):
+    if not hasattr(parameter, FLATTEN):
         return int(parameter.numel() * parameter.element_size())
     names, _ = parameter.__tensor_flatten__()
     return sum(_bytes(getattr(parameter, name)) for name in names)

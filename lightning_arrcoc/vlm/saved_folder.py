@@ -4,7 +4,7 @@
     arr_coc.safetensors   ARR-COC's own weights
     adapter/              low-rank adapters in peft's own format, where there are any
     tokenizer and image processor as the hub has them; README.md, the model card
-    config.json, *.safetensors   the backbone itself, where adapters were merged into it
+    config.json, *.safetensors   the backbone itself, where adapters were merged into it once
 
 Nothing that the folder names is imported or called, and no file of it is a pickle: its words choose
 among our own parts, and every tensor is known by name and shape before it is read.
@@ -13,7 +13,6 @@ among our own parts, and every tensor is known by name and shape before it is re
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +27,8 @@ from lightning_arrcoc.atomic import replacing_folder
 from lightning_arrcoc.relevance import RelevanceRealizer
 from lightning_arrcoc.relevance.blueprint import Blueprint
 from lightning_arrcoc.vlm.card import model_card
-from lightning_arrcoc.vlm.identity import backbone_identity, differences
+from lightning_arrcoc.vlm.exported_files import ADAPTER, CARD, CONFIG, WEIGHTS, is_ours
+from lightning_arrcoc.vlm.identity import backbone_identity, differences, present_identity
 from lightning_arrcoc.vlm.loading import TINY, TINY_FOLDER, is_hub_id
 from lightning_arrcoc.vlm.lora import (
     ADAPTER_FILE,
@@ -38,16 +38,14 @@ from lightning_arrcoc.vlm.lora import (
     lora_settings,
     merged,
     save_lora,
+    without_lora,
 )
-from lightning_arrcoc.vlm.quantizing import Bits, quantize_language_model
+from lightning_arrcoc.vlm.quantizing import Bits, is_quantized, quantize_language_model
 from lightning_arrcoc.vlm.tensors import read_tensors
 
 if TYPE_CHECKING:
     from lightning_arrcoc.vlm.qwen3_vl import ArrCocQwen3VL
 
-CONFIG, WEIGHTS, ADAPTER, CARD = (
-    "arr_coc_config.json", "arr_coc.safetensors", "adapter", "README.md",
-)  # fmt: skip
 SELF = "."  # a folder that holds its backbone as well
 WANTED = ["*.json", "*.jinja", "*.safetensors"]  # of a repository; never code, never a pickle
 MOST_CONFIG_BYTES = 1 << 20  # Chosen by us: ours take two thousand
@@ -117,17 +115,26 @@ def write_folder(
         language_model: how its weights are to be quantized when the folder is loaded.
 
     Raises:
-        ValueError: no processor, parts that are not ours, or no adapters to merge.
+        ValueError: no processor, a quantized backbone, parts that are not ours, or no adapters to
+            merge.
     """
+    if is_quantized(model.backbone):
+        raise ValueError(
+            "The backbone's weights are quantized and cannot be saved. Export from the checkpoint "
+            "that this model was made from."
+        )
     if model.processor is None:
         raise ValueError("The model has no processor to save; load it with from_pretrained.")
     if merge_lora and not has_lora(model.backbone):
         raise ValueError("merge_lora=true, but there are no adapters to merge. Leave it out.")
     blueprint = Blueprint.of(model.arr_coc)
     lora = {} if merge_lora else lora_settings(model.backbone)
-    with merged(model.backbone) if merge_lora else nullcontext():
-        if merge_lora:
+    own = merge_lora or model.owns_backbone
+    if own:  # such weights are nowhere else
+        with merged(model.backbone) if merge_lora else without_lora(model.backbone):
             model.backbone.save_pretrained(new)
+            identity = present_identity(model.backbone)
+    else:
         identity = backbone_identity(model.backbone)
     if lora:
         save_lora(model.backbone, new / ADAPTER)
@@ -136,7 +143,7 @@ def write_folder(
     save_file(weights, new / WEIGHTS, metadata={"format": "pt"})
     model.processor.save_pretrained(new)
     settings = Settings(
-        backbone=SELF if merge_lora else backbone_name(model),
+        backbone=SELF if own else backbone_name(model),
         backbone_identity=identity | {"name": ""},  # where it lay says nothing elsewhere
         network=Network(**vars(blueprint)),
         select=model.select,
@@ -154,20 +161,6 @@ def backbone_name(model: ArrCocQwen3VL) -> str:
     if Path(name) == TINY_FOLDER:
         return TINY
     return str(Path(name).absolute()) if Path(name).is_dir() else name
-
-
-def is_ours(folder: Path) -> bool:
-    """Whether an export wrote this folder; nothing else is ever replaced.
-
-    Raises:
-        FileExistsError: something else has this name.
-    """
-    if folder.exists() and not (folder / CONFIG).is_file():
-        raise FileExistsError(
-            f"{str(folder)!r} was not written by an export (it has no {CONFIG}), so it is not "
-            "replaced. Name another folder."
-        )
-    return True
 
 
 def saved_folder(name: str) -> Path | None:
@@ -237,6 +230,7 @@ def restore(
             f"{str(folder)!r} belongs to another backbone than {name!r} is now "
             f"({'; '.join(other[:3])}). Name the right one in its {CONFIG}."
         )
+    model.owns_backbone = settings.backbone == SELF
     fill(model.arr_coc, folder / WEIGHTS)
     if settings.lora:
         load_lora(model.backbone, folder / ADAPTER / ADAPTER_FILE)

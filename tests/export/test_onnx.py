@@ -9,6 +9,7 @@ import pytest
 
 from lightning_arrcoc.export.extras import require
 from lightning_arrcoc.export.selector import SIZES, SelectorProgram
+from lightning_arrcoc.vlm.exported_files import WRITTEN
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
@@ -57,6 +58,10 @@ def test_other_weights_are_found_out(folder: Path, program: SelectorProgram) -> 
         assert not FORM.check_onnx(program, folder, SIZES[18:19]).sound
     finally:
         weight.copy_(before)
+
+
+def test_every_file_may_be_replaced(folder: Path) -> None:
+    assert {path.name for path in folder.rglob("*")} <= set(WRITTEN)
 
 
 def test_what_spends_the_budget_lies_beside_it(folder: Path) -> None:

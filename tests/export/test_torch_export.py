@@ -13,6 +13,7 @@ import torch
 
 from lightning_arrcoc.export import torch_export as form
 from lightning_arrcoc.export.selector import SIZES, SelectorProgram
+from lightning_arrcoc.vlm.exported_files import WRITTEN
 
 SOME = [SIZES[n] for n in (0, 1, 2, 6, 10, 18)]
 WITHOUT_US = """
@@ -50,6 +51,10 @@ def test_it_runs_where_our_package_cannot_be_imported(
     found = np.load(tmp_path / "out.npz").values()
     for one, other in zip(found, program(*inputs), strict=True):
         assert np.array_equal(one, other.numpy())
+
+
+def test_every_file_may_be_replaced(folder: Path) -> None:
+    assert {path.name for path in folder.rglob("*")} | {form.LEGACY} <= set(WRITTEN)
 
 
 def test_no_pickle_is_inside(folder: Path) -> None:

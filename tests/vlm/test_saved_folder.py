@@ -23,8 +23,10 @@ from lightning_arrcoc.relevance import (
     build_realizer,
 )
 from lightning_arrcoc.vlm import ArrCocQwen3VL, saved_folder
+from lightning_arrcoc.vlm.exported_files import ADAPTER, CARD, CONFIG, WEIGHTS
+from lightning_arrcoc.vlm.identity import remember_identity
 from lightning_arrcoc.vlm.lora import add_lora, lora_parameters
-from lightning_arrcoc.vlm.saved_folder import ADAPTER, CARD, CONFIG, WEIGHTS
+from lightning_arrcoc.vlm.saved_folder import save_folder, write_folder
 
 OTHER = partial(
     build_realizer,
@@ -146,6 +148,47 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["my_notes.txt", ".git/HEAD", "adapter/notes.txt", "sub/config.json"]
+)
+def test_a_file_that_no_export_writes_keeps_the_folder_and_is_named(name: str, copy: Path) -> None:
+    before = (copy / CONFIG).read_text()
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("years of work")
+    with pytest.raises(ValueError, match=f"holds '{name}', which no export writes"):
+        save_folder(object(), copy, overwrite=True)  # type: ignore[arg-type]  # nothing is asked of it
+    assert (copy / name).read_text() == "years of work"
+    assert (copy / CONFIG).read_text() == before
+
+
+class Parts(torch.Tensor):
+    """As one of torchao's: a parameter that is made of several tensors."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return [], None
+
+
+def test_a_quantized_backbone_is_not_saved(tmp_path: Path) -> None:
+    model = tiny()
+    weight = model.backbone.lm_head.weight
+    model.backbone.lm_head.weight = torch.nn.Parameter(
+        weight.detach().as_subclass(Parts), requires_grad=False
+    )
+    with pytest.raises(ValueError, match=r"are quantized.*Export from the checkpoint"):
+        model.save_pretrained(tmp_path / "again")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # torchao's, about torch
+def test_a_folder_in_int8_is_not_saved_again(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    (tmp_path / "int8").mkdir()
+    write_folder(tiny(), tmp_path / "int8", language_model="int8")
+    again = ArrCocQwen3VL.from_pretrained(str(tmp_path / "int8"))
+    with pytest.raises(ValueError, match="are quantized"):
+        again.save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda c: c["network"].update(channels=["red", "os.system"]), "os.system"),
@@ -253,6 +296,57 @@ def test_settings_of_peft_in_a_folder_are_not_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "lora")
     (tmp_path / "lora" / ADAPTER / "adapter_config.json").write_text("not even JSON")
     ArrCocQwen3VL.from_pretrained(str(tmp_path / "lora"))
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """A folder that holds its backbone, and what it answers."""
+    pytest.importorskip("peft")
+    model = tiny(lora=partial(add_lora, rank=2))
+    folder = tmp_path_factory.mktemp("merged") / "own"
+    model.save_pretrained(folder, merge_lora=True)
+    return folder, logits(loaded(folder))
+
+
+def loaded(folder: Path) -> ArrCocQwen3VL:
+    return ArrCocQwen3VL.from_pretrained(str(folder)).eval()
+
+
+def test_a_backbone_of_its_own_goes_along_wherever_it_is_saved(
+    merged: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
+    shutil.copytree(merged[0], tmp_path / "first")
+    loaded(tmp_path / "first").save_pretrained(tmp_path / "second")
+    shutil.rmtree(tmp_path / "first")
+    model = loaded(tmp_path / "second")
+    # over itself, where its weights are mapped from
+    model.save_pretrained(tmp_path / "second", overwrite=True)
+    assert torch.equal(logits(model), merged[1])
+    assert torch.equal(logits(loaded(tmp_path / "second")), merged[1])
+    assert json.loads((tmp_path / "second" / CONFIG).read_text())["backbone"] == "."
+
+
+def test_what_is_pushed_of_it_is_whole_and_names_no_path(
+    merged: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
+    api: Any = FakeApi(tmp_path)
+    model = loaded(merged[0])
+    add_lora(model.backbone, rank=2)  # new ones, which change nothing yet
+    model.push_to_hub("me/merged", api=api)
+    pushed = tmp_path / "me" / "merged"
+    assert torch.equal(logits(loaded(pushed)), merged[1])
+    files = [path for path in pushed.rglob("*") if path.is_file()]
+    assert pushed / ADAPTER / "adapter_config.json" in files
+    assert not [path for path in files if str(merged[0]).encode() in path.read_bytes()]
+
+
+def test_what_was_remembered_of_a_backbone_is_not_said_of_a_merged_one(tmp_path: Path) -> None:
+    """As after `fit` in the same process."""
+    pytest.importorskip("peft")
+    model = tiny(lora=partial(add_lora, rank=2))
+    remember_identity(model.backbone)
+    model.save_pretrained(tmp_path / "merged", merge_lora=True)
+    loaded(tmp_path / "merged")
 
 
 # ------------------------------------------------------------------------------------------ hub
