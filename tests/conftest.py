@@ -21,6 +21,9 @@ from lightning_arrcoc.memory.readings import Reading
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+# On Intel's processors MKL else rounds by where in memory numbers lie, so that no two runs need to
+# be alike to the bit; read at its first use.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores, and so do theirs
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
