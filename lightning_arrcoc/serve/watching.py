@@ -14,6 +14,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from litserve import LitServer
@@ -44,6 +46,17 @@ class WatchedServer(LitServer):
         processes: dict[int, Any] = super()._start_server(*given, **named)
         (self.http,) = processes.values()
         return processes
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """LitServe's own, in the process that answers HTTP.
+
+        A terminal sends Ctrl-C to all processes. Here SIGINT behind the SIGTERM by which LitServe
+        ends this one would break answers off: uvicorn takes it for impatience.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        async with super().lifespan(app):
+            yield
 
     def launch_single_inference_worker(self, lit_api: Any, worker_id: int) -> Any:
         """Start the model's process anew, as LitServe does where it finds it dead."""

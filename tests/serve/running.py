@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,8 +125,11 @@ def stop_in_the_middle(served: Served, fields: dict[str, Any], number: signal.Si
     assert begun.wait(PATIENCE_S)
     os.kill(served.process.pid, number)
     if number == signal.SIGINT:
-        for child in family:
-            child.send_signal(number)
+        for delay_s in (0, 0.3):  # before and behind what the server itself sends them
+            time.sleep(delay_s)
+            for child in family:
+                with suppress(psutil.NoSuchProcess):
+                    child.send_signal(number)
     listener.join(PATIENCE_S)
     served.process.join(PATIENCE_S)
     said = [line for line in chunks if line]
